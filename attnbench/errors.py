@@ -1,0 +1,57 @@
+"""Every error that attnbench raises on purpose: what was wrong, what to do, and the exit code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """What a script learns from attnbench; where several apply: 13, 12, 10, 11, 0."""
+
+    DONE = 0
+    RUNTIME = 1
+    USAGE = 2
+    FALSIFIED = 10
+    INCONCLUSIVE = 11
+    VOID = 12
+    LEDGER_BROKEN = 13
+    INTERRUPTED = 130
+
+
+class AttnbenchError(Exception):
+    """An error whose text a user can act on; `hint` says how."""
+
+    exit_code: Exit = Exit.RUNTIME
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(AttnbenchError):
+    """The command line asks for something that does not exist or makes no sense."""
+
+    exit_code = Exit.USAGE
+
+
+class Unsupported(AttnbenchError):
+    """A method, kernel or mode that cannot run for this shape, dtype, model or device."""
+
+
+class ModelError(AttnbenchError):
+    """A model that cannot be found, fetched, read or driven faithfully."""
+
+
+class DoesNotFit(AttnbenchError):
+    """More memory is needed than there is; the hint names the largest context that fits."""
+
+
+class WorkerFailed(AttnbenchError):
+    """A worker process died, hung or sent something that is no event."""
+
+
+class LedgerError(AttnbenchError):
+    """The ledger cannot be read, written or trusted."""
+
+    exit_code = Exit.LEDGER_BROKEN
