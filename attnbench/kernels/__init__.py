@@ -1,0 +1,1 @@
+"""The Triton kernels that methods call, one a file."""

@@ -1,0 +1,1 @@
+"""Session processes, clocks, GPU state, memory and byte floors."""

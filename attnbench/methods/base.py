@@ -1,0 +1,183 @@
+"""What a method is: its definition, its decode state, and what it must declare.
+
+A method is one file. `reference` says what it computes, in float64 and without regard for speed;
+`layer` builds the state that decodes one token after another for one layer of a model. The harness
+owns the exact cache and its length; a method that keeps the exact cache keeps the view, not a copy.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from attnbench.errors import Unsupported
+
+
+class Family(StrEnum):
+    """What a method promises, and so how it may be judged."""
+
+    EXACT = "exact"  # equals SDPA up to dtype error
+    APPROXIMATE = "approximate"  # dropped into a pretrained model, judged against SDPA there
+    REPLACEMENT = "replacement"  # changes the trained function: judged by training from scratch
+    CONTROL = "control"  # nulls, ceilings, known-bad arms: never counted in an exit code
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """Launch parameters of a kernel: chosen once per cell by the parent, never by a worker."""
+
+    block_n: int  # cache rows per inner step
+    splits: int  # programs that share one sequence and KV head
+    num_warps: int
+    num_stages: int
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What attention of one layer needs besides q, k and v.
+
+    Queries are [batch, heads, 1, head_dim], cached keys and values
+    [batch, kv_heads, capacity, head_dim]; query head h reads KV head h // group.
+    """
+
+    batch: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    capacity: int
+    dtype: torch.dtype
+    device: torch.device
+    layer: int
+    scale: float
+    kernel: KernelConfig | None = None
+
+    @property
+    def group(self) -> int:
+        """Query heads that share one KV head."""
+        return self.heads // self.kv_heads
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one cached token in this layer: key and value of every KV head and sequence."""
+        return 2 * self.batch * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class CacheLength:
+    """The number of cached tokens, on the host and on the device; only the harness changes it."""
+
+    def __init__(self, device: torch.device, tokens: int = 0) -> None:
+        self.tokens = tokens
+        self.tensor = torch.full((1,), tokens, dtype=torch.int32, device=device)
+
+    def set(self, tokens: int) -> None:
+        """Move to `tokens` cached tokens, in place, so that captured graphs see it."""
+        self.tokens = tokens
+        self.tensor.fill_(tokens)
+
+    def advance(self) -> None:
+        """One more token is cached."""
+        self.set(self.tokens + 1)
+
+
+@dataclass(frozen=True)
+class CacheView:
+    """One layer of the run's exact cache: k and v are [B, Hkv, capacity, D], post-RoPE.
+
+    Rows from `length` on are zero. `decode` writes row `length` and attends to `length + 1` rows.
+    """
+
+    k: Tensor
+    v: Tensor
+    length: CacheLength
+
+
+class MethodLayer(ABC):
+    """The decode state of one layer."""
+
+    @abstractmethod
+    def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
+        """Take over the cached tokens; `q` holds the prompt's queries where they are known."""
+
+    @abstractmethod
+    def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append one token and attend: q [B,H,1,D], k and v [B,Hkv,1,D] -> [B,H,1,D]."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Return to the state right after prefill; exact-cache rows from `length` on are zero."""
+
+    @abstractmethod
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything kept between steps."""
+
+    @abstractmethod
+    def bytes_read(self) -> int:
+        """The least device memory, in bytes, that one decode step must read at this length."""
+
+    @abstractmethod
+    def witness(self) -> Mapping[str, float]:
+        """Proof that the method engaged in the last step; always holds `kept_share`,
+        attended tokens over cached tokens, averaged over sequences and heads."""
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """An attention or KV-cache method; its dataclass fields are its parameters."""
+
+    name: ClassVar[str]
+    family: ClassVar[Family]
+    source: ClassVar[str]
+    # The length may grow inside a captured step (it is read from the device, not from a shape).
+    dynamic_length: ClassVar[bool] = False
+    # Implementations, best first for CUDA; a method with one implementation has no `impl` field.
+    implementations: ClassVar[tuple[str, ...]] = ("torch",)
+
+    @abstractmethod
+    def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
+        """The definition in float64: [B,H,1,D], [B,Hkv,N,D] twice -> [B,H,1,D]."""
+
+    @abstractmethod
+    def layer(self, shape: LayerShape) -> MethodLayer:
+        """Fresh decode state for one layer."""
+
+    def reference_layer(self, shape: LayerShape) -> MethodLayer:
+        """The definition with state; by default wraps `reference`."""
+        from attnbench.methods.reference import ReferenceLayer
+
+        return ReferenceLayer(self, shape)
+
+    def check(self, shape: LayerShape) -> None:
+        """Raise `Unsupported` where this method cannot run."""
+
+    def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
+        """Launch parameters worth trying for this shape, the default first; empty: none to choose."""
+        del shape
+        return ()
+
+    def resolved(self, device: torch.device) -> Self:
+        """The same method with its implementation fixed for `device`."""
+        if len(self.implementations) == 1 or getattr(self, "impl", ""):
+            return self
+        impl = self.implementations[0] if device.type == "cuda" else "torch"
+        if impl not in self.implementations:
+            raise Unsupported(
+                f"{self.name} has no implementation for {device.type}",
+                hint=f"it runs as {', '.join(self.implementations)} on a CUDA GPU",
+            )
+        return replace(self, impl=impl)
+
+    @property
+    def label(self) -> str:
+        """The arm's name: the method and every parameter that is not its default."""
+        changed = (
+            f"{f.name}={getattr(self, f.name)}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        )
+        return ",".join((self.name, *changed))

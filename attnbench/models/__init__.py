@@ -1,0 +1,1 @@
+"""Where a model comes from, and one decode step of it."""

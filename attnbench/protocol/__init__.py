@@ -1,0 +1,1 @@
+"""What is measured and what decides, as data: no torch here."""

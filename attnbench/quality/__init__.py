@@ -1,0 +1,1 @@
+"""Whether a method hurts the model: real text, SDPA as the reference."""

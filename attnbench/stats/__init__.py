@@ -1,0 +1,1 @@
+"""Intervals, equivalence tests, calibration: numpy and scipy only."""
