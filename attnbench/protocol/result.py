@@ -1,0 +1,64 @@
+"""What a run says of one arm in one cell: the body of a `result` record."""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from attnbench.protocol.cell import Cell, Role
+
+
+class Interval(msgspec.Struct, frozen=True, kw_only=True):
+    """An estimate with its confidence interval at `level`."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+
+
+class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
+    """The three verdicts on an arm, each with its reason code, and what to do next."""
+
+    latency: str
+    latency_reason: str
+    quality: str
+    quality_reason: str
+    memory: str
+    memory_reason: str
+    next_step: str
+
+
+class Floor(msgspec.Struct, frozen=True, kw_only=True):
+    """The least bytes a step must read and how long the measured bandwidth needs for them."""
+
+    read_bytes: int
+    bandwidth_gb_s: float
+    ms: float
+
+
+class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the table. `ratio` is the speed-up, baseline time over this arm's time."""
+
+    run: str
+    cell: Cell
+    arm: str
+    method: str
+    family: str
+    role: Role
+    source_sha256: str
+    baseline: str
+    verdict: Verdicts
+    protocol: dict[str, int | float | str]
+    environment: dict[str, str | int | float]
+    latency_ms: dict[str, float] | UnsetType = UNSET
+    ratio: Interval | UnsetType = UNSET
+    robust_ratio: Interval | UnsetType = UNSET
+    floor: Floor | UnsetType = UNSET
+    # Share of the way from the baseline's latency to the zero-cost arm's that this arm went.
+    captured_share: float | UnsetType = UNSET
+    memory: dict[str, int | str] | UnsetType = UNSET
+    quality: dict[str, float | int | str] | UnsetType = UNSET
+    witness: dict[str, float] | UnsetType = UNSET
+    kernel: dict[str, int] | UnsetType = UNSET
+    failure: str | UnsetType = UNSET

@@ -1,0 +1,105 @@
+"""What runs now and how long to go: live on a terminal, a plain log elsewhere, silent for JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from attnbench.measure.reporter import Reporter, Stage
+
+
+class SilentReporter:
+    """For `--json`: the result is the only output."""
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        del title
+        yield self
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        del done, total, detail
+
+    def note(self, text: str) -> None:
+        del text
+
+
+class LogReporter:
+    """For pipes and files: a line when a part begins, and one when it has ended."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        began = time.monotonic()
+        self._print(f"{title} …")
+        yield SilentReporter()
+        self._print(f"{title}: {time.monotonic() - began:.1f} s")
+
+    def note(self, text: str) -> None:
+        self._print(text)
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class LiveReporter:
+    """For terminals: one bar a part, with the time it has taken and has left."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.fields[detail]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+        )
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        task = self._progress.add_task(title, total=None, detail="")
+        yield _Bar(self._progress, task)
+        self._progress.update(task, total=1, completed=1, detail="")
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+
+class _Bar:
+    def __init__(self, progress: Progress, task: int) -> None:
+        self._progress = progress
+        self._task = task
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        self._progress.update(self._task, total=total, completed=done, detail=detail)
+
+
+@contextmanager
+def reporter(console: Console, *, json: bool) -> Iterator[Reporter]:
+    """The reporter that suits where the output goes."""
+    if json:
+        yield SilentReporter()
+    elif console.is_terminal:
+        with LiveReporter(console) as live:
+            yield live
+    else:
+        yield LogReporter(console)
