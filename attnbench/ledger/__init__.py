@@ -1,0 +1,28 @@
+"""An append-only, hash-chained log of what was registered, measured, decided and retracted."""
+
+from attnbench.ledger.book import Ledger
+from attnbench.ledger.canonical import Json
+from attnbench.ledger.folding import State, Status, fold
+from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.verification import (
+    Checkpoint,
+    Report,
+    read_checkpoint,
+    take_checkpoint,
+    verify,
+)
+
+__all__ = [
+    "Checkpoint",
+    "Json",
+    "Kind",
+    "Ledger",
+    "Record",
+    "Report",
+    "State",
+    "Status",
+    "fold",
+    "read_checkpoint",
+    "take_checkpoint",
+    "verify",
+]

@@ -1,0 +1,47 @@
+"""Raw samples beside a ledger, each stored under the sha256 of its bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from attnbench.ledger.faults import BadBlob
+from attnbench.ledger.storage import explained, write_file
+
+_REF = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+def put(folder: Path, data: bytes) -> str:
+    """Store bytes durably and return their reference, `sha256:<hex>`; storing twice is no harm."""
+    ref = _ref(data)
+    path = _path(folder, ref)
+    if not path.exists() or _ref(path.read_bytes()) != ref:
+        write_file(path, data)
+    return ref
+
+
+def get(folder: Path, ref: str) -> bytes:
+    """Return the bytes that were stored; raises BadBlob where they are gone or were changed."""
+    path = _path(folder, ref)
+    if not path.exists():
+        raise BadBlob(f"{ref} is not in {folder}", hint="Restore it from a copy or from git.")
+    with explained(path, "read"):
+        data = path.read_bytes()
+    if _ref(data) != ref:
+        raise BadBlob(
+            f"{path} was changed: its bytes no longer have the hash in its name",
+            hint="Restore it from a copy or from git.",
+        )
+    return data
+
+
+def _ref(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _path(folder: Path, ref: str) -> Path:
+    match = _REF.fullmatch(ref)
+    if match is None:
+        raise BadBlob(f"{ref!r} names no blob", hint="A reference reads sha256:<64 hex digits>.")
+    return folder / match[1][:2] / match[1]
