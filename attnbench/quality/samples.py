@@ -1,0 +1,80 @@
+"""Raw samples of the quality gates, one arm at a time: arrays here, one npz on the wire and disk.
+
+Axes: W windows of text, L full-attention layers, S decode steps, H query heads. Nothing here is a
+statistic of a method, so every figure and verdict can be computed again from the stored bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from attnbench.errors import AttnbenchError
+
+Floats = NDArray[np.float32]
+
+
+class GateSamples(msgspec.Struct, frozen=True):
+    """The samples of one arm as a compressed npz: what a worker sends and the ledger keeps."""
+
+    npz: bytes
+
+    def arrays(self) -> GateArrays:
+        """The arrays. Raises AttnbenchError when the bytes are not such an npz."""
+        try:
+            with np.load(io.BytesIO(self.npz), allow_pickle=False) as stored:
+                return GateArrays(**{name: stored[name] for name in stored.files})
+        except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+            raise AttnbenchError(
+                f"these are not samples of a quality gate ({error})",
+                hint="the blob is damaged or of another kind; `attnbench ledger verify` tells",
+            ) from error
+
+
+def _not_run() -> Any:
+    """The default of samples that were not taken: an array without elements."""
+    return field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True)
+class GateArrays:
+    """One arm's samples, float32 unless said; a part that was not run has no elements.
+
+    `cosine`, `relative_l2` and `norm_ratio` are [W,L,S,H], of the arm's output against SDPA's on
+    the same q, k and v; `kept_share` is [W,L,S]. The rest of the local part is [W,L,H], averaged
+    over steps: `floor_*` is SDPA against float64, `null_*` the cosine of the null models at the
+    arm's own kept share. The compounded part, [W,T] over T steps inside the model: `kl_nats`
+    (SDPA's next-token distribution from the arm's), `agree` (1 where both rank the same token
+    first), `nll_nats` of the text's next token under the arm and under SDPA.
+    """
+
+    context: NDArray[np.int64]  # [1], tokens before the first step
+    layers: NDArray[np.int64]  # [L], the model's numbers of its full-attention layers
+    deterministic: NDArray[np.bool_]  # [1], one layer replayed twice gave the same bytes
+    cosine: Floats
+    relative_l2: Floats
+    norm_ratio: Floats
+    kept_share: Floats
+    floor_cosine: Floats
+    floor_relative_l2: Floats
+    null_uniform: Floats
+    null_recent: Floats = _not_run()
+    null_random: Floats = _not_run()
+    null_oracle: Floats = _not_run()
+    kl_nats: Floats = _not_run()
+    agree: Floats = _not_run()
+    nll_nats: Floats = _not_run()
+    nll_sdpa_nats: Floats = _not_run()
+
+    def pack(self) -> GateSamples:
+        """The same arrays give the same bytes."""
+        buffer = io.BytesIO()
+        named = {part.name: getattr(self, part.name) for part in fields(self)}
+        np.savez_compressed(buffer, **named)
+        return GateSamples(buffer.getvalue())

@@ -1,0 +1,134 @@
+"""The text of the quality gates: where it comes from, and token windows cut from it.
+
+attnbench ships no text of others. The default is assembled from the documentation strings of the
+installed numpy and hashed, so that a record says exactly what was read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnbench.errors import AttnbenchError, UsageError
+from attnbench.quality.wikitext import has_wikitext_spacing, undo_wikitext_spacing
+
+DOCUMENTED = ("", ".fft", ".linalg", ".ma", ".polynomial", ".random", ".strings")
+
+
+class TextTooShort(UsageError):
+    """The text does not hold the windows that were asked for."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, what to call it, and the sha256 (hex) of its UTF-8 bytes."""
+
+    name: str
+    text: str
+    sha256: str
+
+
+def named_text(name: str, text: str) -> Text:
+    """The text with its hash."""
+    return Text(name, text, hashlib.sha256(text.encode()).hexdigest())
+
+
+@lru_cache(maxsize=1)
+def default_text() -> Text:
+    """Documentation strings of numpy's public functions and classes, whole, in sorted order.
+
+    The same numpy gives the same bytes. Raises AttnbenchError where numpy was installed or is run
+    without documentation strings (`python -OO`).
+    """
+    documents = dict.fromkeys(_numpy_docstrings())  # an alias adds nothing
+    if not documents:
+        raise AttnbenchError(
+            "the installed numpy has no documentation strings to read",
+            hint="run Python without -OO, or name a text file with --text",
+        )
+    return named_text(f"numpy {np.__version__} docstrings", "\n\n".join(documents))
+
+
+def _numpy_docstrings() -> Iterator[str]:
+    for suffix in DOCUMENTED:
+        module = importlib.import_module(f"numpy{suffix}")
+        for name in sorted(module.__all__):
+            member = getattr(module, name)
+            document = getattr(member, "__doc__", None)
+            if callable(member) and document:
+                yield inspect.cleandoc(document)
+
+
+def read_text(path: str | Path, *, undo_spacing: bool | None = None) -> Text:
+    """A UTF-8 text file; WikiText's spacing is undone where it is seen, or as `undo_spacing` says.
+
+    The name says whether it was undone; the hash is of the text as the model reads it. Raises
+    UsageError when the file is missing, is not UTF-8 or is empty.
+    """
+    path = Path(path)
+    text = _decoded(path)
+    undo = has_wikitext_spacing(text) if undo_spacing is None else undo_spacing
+    if undo:
+        return named_text(f"{path.name}, WikiText spacing undone", undo_wikitext_spacing(text))
+    return named_text(path.name, text)
+
+
+def _decoded(path: Path) -> str:
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the text {path}: {error.strerror}",
+            hint="name a readable UTF-8 text file, or leave it out to use numpy's docstrings",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"the text {path} is not UTF-8 (byte {error.start})",
+            hint="convert it, for example: iconv -f LATIN1 -t UTF-8",
+        ) from error
+    if not text.strip():
+        raise UsageError(f"the text {path} is empty", hint="name a text file with words in it")
+    return text
+
+
+def windows(tokenizer: Any, text: Text, tokens: int, count: int, seed: int) -> NDArray[np.int64]:
+    """`count` windows of `tokens` token ids each, [count, tokens]; none overlap.
+
+    The gaps between them are drawn from `seed`, over the whole text. No special token is added.
+    Raises TextTooShort, saying how many tokens there are and what fits.
+    """
+    ids = _token_ids(tokenizer, text)
+    spare = len(ids) - tokens * count
+    if spare < 0:
+        raise _too_short(text, len(ids), tokens, count)
+    gaps = np.sort(np.random.default_rng(seed).integers(0, spare + 1, size=count))
+    starts = gaps + tokens * np.arange(count)
+    return np.stack([ids[start : start + tokens] for start in starts])
+
+
+@lru_cache(maxsize=4)
+def _token_ids(tokenizer: Any, text: Text) -> NDArray[np.int64]:
+    encoded = tokenizer(text.text, add_special_tokens=False, verbose=False)
+    return np.asarray(encoded["input_ids"], dtype=np.int64)
+
+
+def _too_short(text: Text, held: int, tokens: int, count: int) -> TextTooShort:
+    fits = (
+        f"{held // tokens} windows of {tokens} tokens fit"
+        if held >= tokens
+        else f"one window of at most {held} tokens fits"
+    )
+    return TextTooShort(
+        f"the text {text.name!r} holds {held} tokens, "
+        f"too few for {count} windows of {tokens} ({count * tokens} tokens)",
+        hint=f"{fits}: ask for less context or fewer windows, or name a longer text with --text",
+    )
