@@ -1,0 +1,191 @@
+"""Runs one task in a fresh worker process and answers for what happens to it.
+
+A worker that dies, hangs, or says what is no event ends as `WorkerFailed`, with the end of its
+standard error; an error that it reports itself is raised here as the class it was there. On a hang
+or Ctrl-C the whole process group of the worker is killed, its forked children with it.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from threading import Thread
+from typing import IO
+
+import msgspec
+
+from attnbench import errors
+from attnbench.errors import AttnbenchError, WorkerFailed
+from attnbench.measure.events import Event, Failure, Progress, Result, decode_event
+from attnbench.measure.tasks import Task, TaskResult
+
+WORKER = (sys.executable, "-m", "attnbench.measure.worker")
+STDERR_LINES = 20
+EXIT_GRACE_S = 20.0  # tearing down a CUDA context with many graphs takes seconds
+INTERRUPT_GRACE_S = 2.0
+
+
+def run_task(
+    task: Task,
+    on_event: Callable[[Progress], None],
+    silence_s: float,
+    *,
+    command: Sequence[str] = WORKER,
+    exit_grace_s: float = EXIT_GRACE_S,
+) -> TaskResult:
+    """Run `task` in a worker and return its result, calling `on_event` with its progress.
+
+    Raises `WorkerFailed` when it dies, sends garbage or says nothing for `silence_s` seconds, and
+    otherwise the error that the worker reported.
+    """
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(msgspec.json.encode(task))
+        stdin.seek(0)
+        worker = _Worker(command, stdin)
+    try:
+        return worker.finish(_last_event(worker.events(silence_s), on_event), exit_grace_s)
+    finally:
+        worker.kill()
+
+
+def _last_event(
+    events: Iterator[Event], on_event: Callable[[Progress], None]
+) -> Result | Failure | None:
+    for event in events:
+        if not isinstance(event, Progress):
+            return event
+        on_event(event)
+    return None
+
+
+class _Worker:
+    """A worker process in a process group of its own."""
+
+    def __init__(self, command: Sequence[str], stdin: IO[bytes]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=_environment(),
+        )
+        self._last_lines: deque[str] = deque(maxlen=STDERR_LINES)
+        self._gone = False
+        self._listener = Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def events(self, silence_s: float) -> Iterator[Event]:
+        """The worker's events until it closes its output."""
+        for line in _lines(_pipe(self._process.stdout), silence_s):
+            if line is None:
+                raise self._failed(
+                    f"the worker said nothing for {silence_s:g} s and was killed",
+                    "a smaller context or batch tells whether the cell is too large",
+                )
+            yield self._event(line)
+
+    def finish(self, last: Result | Failure | None, grace_s: float) -> TaskResult:
+        """The result, once the process has ended well."""
+        if isinstance(last, Failure):
+            raise self._reported(last)
+        try:
+            status = self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            raise self._failed("the worker did not end after its last event") from None
+        if last is None or status != 0:
+            raise self._ended(status)
+        return last.result
+
+    def kill(self) -> None:
+        """End the process and whatever is left of its group: first asked, then made to."""
+        if self._gone:
+            return
+        if self._process.poll() is None:
+            _signal_group(self._process.pid, signal.SIGINT)
+            _wait_until(lambda: self._process.poll() is not None, INTERRUPT_GRACE_S)
+        _signal_group(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._listener.join(INTERRUPT_GRACE_S)  # a process that left the group may hold the pipe
+        _pipe(self._process.stdout).close()
+        self._gone = True
+
+    def _event(self, line: bytes) -> Event:
+        try:
+            return decode_event(line)
+        except msgspec.DecodeError as error:
+            shown = line[:200].decode("utf-8", "replace").rstrip()
+            raise self._failed(f"the worker sent what is no event ({error}): {shown}") from error
+
+    def _reported(self, failure: Failure) -> AttnbenchError:
+        kind = getattr(errors, failure.type, None)
+        if isinstance(kind, type) and issubclass(kind, AttnbenchError):
+            return kind(failure.message, hint=failure.hint)
+        return self._failed(f"the worker failed: {failure.type}: {failure.message}", failure.hint)
+
+    def _ended(self, status: int) -> WorkerFailed:
+        if status >= 0:
+            return self._failed(f"the worker ended with status {status} and without a result")
+        name = signal.Signals(-status).name
+        hint = ""
+        if -status == signal.SIGKILL:
+            hint = "most likely the system ran out of memory: try a smaller context or batch"
+        return self._failed(f"the worker was killed by {name}", hint)
+
+    def _failed(self, message: str, hint: str = "") -> WorkerFailed:
+        self.kill()
+        said = "\n".join(self._last_lines)
+        return WorkerFailed(f"{message}\n{said}" if said else message, hint=hint)
+
+    def _listen(self) -> None:
+        with _pipe(self._process.stderr) as stderr:
+            for line in stderr:
+                self._last_lines.append(line.decode("utf-8", "replace").rstrip())
+
+
+def _environment() -> dict[str, str]:
+    # NVML counts GPUs in PCI order; CUDA does so only when told.
+    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    if stream is None:
+        raise WorkerFailed("the worker was started without pipes")
+    return stream
+
+
+def _lines(stream: IO[bytes], silence_s: float) -> Iterator[bytes | None]:
+    """Whole lines as they come; None when nothing came for `silence_s`."""
+    rest = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(stream, selectors.EVENT_READ)
+        while True:
+            if not selector.select(silence_s):
+                yield None
+            chunk = os.read(stream.fileno(), 1 << 16)
+            if not chunk:
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+    if rest:
+        yield rest
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return  # nothing is left of it
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)

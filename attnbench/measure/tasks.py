@@ -1,0 +1,237 @@
+"""What the parent asks of a worker process, and what it gets back: data, without torch.
+
+Sent as JSON. Whatever the parent decides (kernel configurations, schedule, step counts, fill) is in
+the task; whatever the worker measures is in the result, and nothing computed from it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from attnbench.protocol.cell import Arm, Mode, Scope, SessionSamples
+from attnbench.protocol.schedule import SessionSchedule
+from attnbench.quality.samples import GateSamples
+
+# Fields of `methods.base.KernelConfig`, which the parent must be able to name without torch.
+Launch = dict[str, int]
+
+
+class Fill(StrEnum):
+    """Where the cached tokens come from."""
+
+    PREFILLED = "prefilled"  # the model's own prefill of real text
+    SYNTHETIC = "synthetic"  # seeded noise: enough for latency, not for quality
+
+
+class StepCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """Steps of a session: `warmup_steps` an arm, then visits of untimed and timed steps.
+
+    A visit has at least `timed_steps` and lasts at least `min_visit_ms`.
+    """
+
+    warmup_steps: int
+    untimed_steps: int
+    timed_steps: int
+    min_visit_ms: float
+
+
+class LayerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the survey found of one layer; `window` in tokens, None where attention is full."""
+
+    layer: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+    window: int | None
+
+
+class Bench(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands on a worker's bench: model, cache and arms.
+
+    `device` is "cuda" or "cpu"; `text` is a path, None for the default text; `kernels` holds the
+    configuration of every arm that has one to choose, by arm label.
+    """
+
+    model: str
+    dtype: str
+    device: str
+    context: int
+    batch: int
+    arms: tuple[Arm, ...]
+    fill: Fill
+    seed: int
+    threads: int
+    kernels: dict[str, Launch] = {}
+    text: str | None = None
+
+
+class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell on a bench, and the order of its arms in this session."""
+
+    scope: Scope
+    mode: Mode
+    schedule: SessionSchedule
+
+
+class PilotTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="pilot"):
+    """Which arms run here, their kernel configurations, and times that only name the baseline.
+
+    The schedules of `cells` hold the arms that may become the baseline.
+    """
+
+    bench: Bench
+    cells: tuple[CellPlan, ...]
+    steps: StepCounts
+
+
+class SessionTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="session"):
+    """One session: every cell of one bench, one after the other."""
+
+    bench: Bench
+    cells: tuple[CellPlan, ...]
+    steps: StepCounts
+
+
+class MemoryTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="memory"):
+    """KV memory of each arm in a process of its own.
+
+    Bytes do not depend on values, so the cache is filled with noise over the surveyed `layers`
+    and no weights are loaded.
+    """
+
+    bench: Bench
+    layers: tuple[LayerFacts, ...]
+
+
+class QualityTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="quality"):
+    """The local gate: `windows` windows of text, `steps` teacher-forced steps after each."""
+
+    bench: Bench
+    windows: int
+    steps: int
+
+
+Task = PilotTask | SessionTask | MemoryTask | QualityTask
+
+
+class ArmFailure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an arm has no figures: the class of the error, what it said, what to do, and when."""
+
+    type: str
+    message: str
+    hint: str
+    during: str
+
+
+class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
+    """Read bandwidth of the memory that the cache lies in: median over `reads` whole reads.
+
+    `theoretical_gb_s` is memory clock times bus width, 0 where neither can be asked; `note` says
+    what is wrong with the probe, empty when nothing is.
+    """
+
+    gb_s: float
+    buffer_bytes: int
+    reads: int
+    read_us: tuple[float, ...]
+    theoretical_gb_s: float
+    how: str
+    note: str
+
+
+class CellSamples(msgspec.Struct, frozen=True, kw_only=True):
+    """One cell of a session. Arms that failed have their reason and no visits.
+
+    `read_bytes` is the floor of each arm in bytes a step; `timed_steps` the length of its visits.
+    """
+
+    scope: Scope
+    mode: Mode
+    samples: SessionSamples
+    timed_steps: dict[str, int]
+    read_bytes: dict[str, int]
+    failures: dict[str, ArmFailure]
+
+
+class SessionResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="session"):
+    """A session's raw samples; `cache_sha256` is the exact cache as every arm found it."""
+
+    cells: tuple[CellSamples, ...]
+    bandwidth: Bandwidth
+    cache_sha256: str
+    model_identity: str
+    weight_bytes: int
+
+
+class TimedLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel configuration and how long attention of all layers took with it."""
+
+    launch: Launch
+    median_us: float
+    failure: str = ""
+
+
+class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether an arm runs here, as what, and its kernel configurations as timed.
+
+    `method` is the label with the implementation fixed; `failure` is None for an arm that runs.
+    """
+
+    method: str
+    launches: tuple[TimedLaunch, ...]
+    failure: ArmFailure | None = None
+
+    @property
+    def fastest(self) -> Launch | None:
+        """The configuration for the sessions; None where there is none to choose."""
+        ran = [timed for timed in self.launches if not timed.failure]
+        return min(ran, key=lambda timed: timed.median_us).launch if ran else None
+
+
+class PilotResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="pilot"):
+    """What the pilot found; its times name the baseline and enter no statistic."""
+
+    layers: tuple[LayerFacts, ...]
+    arms: dict[str, ArmPilot]
+    session: SessionResult
+    device: dict[str, str | int | float]
+
+
+class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """KV memory of one arm in bytes, as four figures that need not agree.
+
+    None means that the machine cannot tell, and the `*_source` fields say where a figure is from.
+    """
+
+    reachable_bytes: int
+    allocated_bytes: int
+    allocated_source: str
+    prefill_peak_bytes: int
+    decode_peak_bytes: int
+    peak_source: str
+    reserved_bytes: int | None
+    process_bytes: int | None
+    process_source: str
+    keeps_exact_cache: bool
+
+
+class MemoryResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="memory"):
+    """Figures by arm label, and why the others have none."""
+
+    arms: dict[str, MemoryFigures]
+    failures: dict[str, ArmFailure]
+
+
+class QualityResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="quality"):
+    """Raw samples of the local gate by arm label, and the text they were taken on."""
+
+    arms: dict[str, GateSamples]
+    failures: dict[str, ArmFailure]
+    text_name: str
+    text_sha256: str
+
+
+TaskResult = PilotResult | SessionResult | MemoryResult | QualityResult

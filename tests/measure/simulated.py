@@ -1,0 +1,76 @@
+"""A clock, a probe and arms that only write down what was asked of them, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from attnbench.measure.clock import Timing
+
+
+@dataclass
+class Log:
+    """What ran, in order."""
+
+    entries: list[str] = field(default_factory=list)
+
+    def add(self, entry: str) -> None:
+        self.entries.append(entry)
+
+
+@dataclass
+class SimulatedArm:
+    """Takes `step_us` of simulated time a step; `faults` maps a count of inspections to an error."""
+
+    label: str
+    log: Log
+    step_us: float = 1000.0
+    faults: dict[int, Exception] = field(default_factory=dict)
+    inspections: int = 0
+
+    def step(self) -> float:
+        return self.step_us
+
+    def inspect(self) -> None:
+        self.log.add(f"inspect {self.label}")
+        self.inspections += 1
+        if self.inspections in self.faults:
+            raise self.faults[self.inspections]
+
+    def witness(self) -> dict[str, float]:
+        return {"kept_share": 1.0}
+
+    def read_bytes(self) -> int:
+        return 1024
+
+
+@dataclass
+class SimulatedClock:
+    """Believes what a step returns, in microseconds; `broken` makes `finish` raise."""
+
+    log: Log
+    now_us: float = 0.0
+    broken: Exception | None = None
+
+    def time(self, step: Callable[[], object], count: int) -> Timing:
+        steps_us = tuple(float(step()) for _ in range(count))
+        self.now_us += sum(steps_us)
+        self.log.add(f"time {step.__self__.label} x{count}")
+        return Timing(steps_us, sum(steps_us))
+
+    def finish(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+
+@dataclass
+class SimulatedProbe:
+    """A GPU whose temperature is the number of times it was read."""
+
+    log: Log
+    reads: int = 0
+
+    def read(self) -> dict[str, float | int | str]:
+        self.reads += 1
+        self.log.add("probe")
+        return {"temperature_c": self.reads}

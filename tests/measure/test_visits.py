@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import pytest
+
+from attnbench.errors import Unsupported, WorkerFailed
+from attnbench.measure.tasks import StepCounts
+from attnbench.measure.visits import Walk, Walker, is_steady, visit_length
+from attnbench.protocol.schedule import BlockSchedule, GroupSchedule, SessionSchedule, schedule
+from tests.measure.simulated import Log, SimulatedArm, SimulatedClock, SimulatedProbe
+
+STEPS = StepCounts(warmup_steps=6, untimed_steps=2, timed_steps=3, min_visit_ms=0.0)
+TWO_GROUPS = SessionSchedule(
+    session=0,
+    seed=1,
+    groups=(
+        GroupSchedule(("a", "b"), (BlockSchedule(("b", "a")), BlockSchedule(("a", "b")))),
+        GroupSchedule(("b", "a"), (BlockSchedule(("a", "b")),)),
+    ),
+)
+
+
+class Stage:
+    """A walker over simulated arms, and the log of what it did."""
+
+    def __init__(self, steps: StepCounts = STEPS, **step_us: float) -> None:
+        self.log = Log()
+        self.clock = SimulatedClock(self.log)
+        self.step_us = step_us or {"a": 1000.0, "b": 2000.0}
+        self.faults: dict[str, dict[int, Exception]] = {}
+        self.refuses: dict[str, Exception] = {}
+        self.told: list[tuple[int, int, str]] = []
+        self.walker = Walker(
+            arms={label: self.setup(label) for label in self.step_us},
+            clock=self.clock,
+            probe=SimulatedProbe(self.log),
+            steps=steps,
+            reclaim=lambda: self.log.add("reclaim"),
+            tell=lambda *told: self.told.append(told),
+        )
+
+    def setup(self, label: str):
+        def build() -> SimulatedArm:
+            self.log.add(f"set up {label}")
+            if label in self.refuses:
+                raise self.refuses[label]
+            faults = self.faults.get(label, {})
+            return SimulatedArm(label, self.log, self.step_us[label], faults)
+
+        return build
+
+    def walk(self, plan: SessionSchedule = TWO_GROUPS) -> Walk:
+        return self.walker.walk(plan)
+
+
+def test_everything_runs_in_exactly_the_order_of_the_schedule():
+    stage = Stage()
+    stage.walk()
+    visit_a = ["probe", "time a x2", "time a x3", "probe", "inspect a"]
+    visit_b = ["probe", "time b x2", "time b x3", "probe", "inspect b"]
+    first = ["set up a", "set up b", "time a x6", "inspect a", "time b x6", "inspect b"]
+    later = ["set up b", "set up a", "time b x2", "inspect b", "time a x2", "inspect a"]
+    assert stage.log.entries == [
+        *first, *visit_b, *visit_a, *visit_a, *visit_b, "reclaim",
+        *later, *visit_a, *visit_b, "reclaim",
+    ]  # fmt: skip
+
+
+def test_visits_carry_their_place_and_blocks_are_numbered_through_the_session():
+    walk = Stage().walk()
+    places = [(visit.arm, visit.group, visit.block, visit.position) for visit in walk.visits]
+    assert places == [
+        ("b", 0, 0, 0), ("a", 0, 0, 1),
+        ("a", 0, 1, 0), ("b", 0, 1, 1),
+        ("a", 1, 2, 0), ("b", 1, 2, 1),
+    ]  # fmt: skip
+
+
+def test_the_gpu_state_stands_in_a_visit_as_it_was_before_and_after():
+    first, second, *_ = Stage().walk().visits
+    assert first.gpu == {"before_temperature_c": 1, "temperature_c": 2}
+    assert second.gpu == {"before_temperature_c": 3, "temperature_c": 4}
+
+
+def test_every_visit_of_an_arm_has_the_same_number_of_steps_and_lasts_long_enough():
+    steps = StepCounts(warmup_steps=6, untimed_steps=2, timed_steps=3, min_visit_ms=20.0)
+    walk = Stage(steps, fast=300.0, slow=9000.0).walk(
+        schedule(("fast", "slow"), sessions=1, blocks=4, groups=2, seed=3).sessions[0]
+    )
+    assert walk.timed_steps == {"fast": 67, "slow": 3}
+    assert {len(visit.steps_us) for visit in walk.visits if visit.arm == "fast"} == {67}
+    assert {len(visit.steps_us) for visit in walk.visits if visit.arm == "slow"} == {3}
+    assert all(visit.wall_us >= 20_000 for visit in walk.visits)
+
+
+def test_warm_up_steps_are_kept_and_taken_once_a_session():
+    walk = Stage().walk()
+    assert walk.warmup_us == {"a": (1000.0,) * 6, "b": (2000.0,) * 6}
+
+
+def test_a_warm_up_that_is_still_changing_is_extended_once():
+    stage = Stage()
+    slowing = iter(range(1000, 100_000, 100))
+    stage.walker.arms["a"] = lambda: Slowing("a", stage.log, slowing)
+    walk = stage.walk()
+    assert len(walk.warmup_us["a"]) == 12
+    assert len(walk.warmup_us["b"]) == 6
+
+
+class Slowing(SimulatedArm):
+    def __init__(self, label, log, times) -> None:
+        super().__init__(label, log)
+        self.times = times
+
+    def step(self) -> float:
+        return float(next(self.times))
+
+
+@pytest.mark.parametrize(
+    ("warmup_us", "steady"),
+    [((90, 10, 10, 10, 10, 10), True), ((10, 10, 10, 10, 11, 11), False), ((10,), True)],
+)
+def test_a_warm_up_is_steady_when_its_last_two_thirds_agree(warmup_us, steady):
+    assert is_steady(warmup_us) is steady
+
+
+def test_the_length_of_visits_ignores_the_slow_start_of_the_warm_up():
+    steps = StepCounts(warmup_steps=4, untimed_steps=0, timed_steps=1, min_visit_ms=1.0)
+    assert visit_length((50_000.0, 40_000.0, 100.0, 100.0), steps) == 10
+
+
+def test_an_arm_that_cannot_be_set_up_is_named_and_the_others_go_on():
+    stage = Stage()
+    stage.refuses["a"] = Unsupported("no head dimension 48", hint="use 64")
+    walk = stage.walk()
+    failure = walk.failures["a"]
+    assert (failure.type, failure.message, failure.hint) == (
+        "Unsupported", "no head dimension 48", "use 64",
+    )  # fmt: skip
+    assert failure.during == "set-up"
+    assert [visit.arm for visit in walk.visits] == ["b", "b", "b"]
+    assert stage.log.entries.count("set up a") == 1  # not tried again in the second group
+
+
+def test_an_arm_that_fails_in_a_block_loses_its_samples_and_the_others_keep_theirs():
+    stage = Stage()
+    stage.faults["a"] = {3: ValueError("output is not finite")}  # warm-up, visit 1, visit 2
+    walk = stage.walk()
+    assert walk.failures["a"].type == "ValueError"
+    assert walk.failures["a"].during == "block 1"
+    assert [visit.arm for visit in walk.visits] == ["b", "b", "b"]
+    assert set(walk.warmup_us) == set(walk.witness) == set(walk.timed_steps) == {"b"}
+
+
+def test_memory_of_a_failed_arm_is_reclaimed_before_the_next_arm_runs():
+    stage = Stage()
+    stage.refuses["a"] = MemoryError("no room")
+    walk = stage.walk()
+    assert walk.failures["a"].type == "DoesNotFit"
+    assert stage.log.entries[:3] == ["set up a", "reclaim", "set up b"]
+
+
+def test_an_arm_that_breaks_the_device_ends_the_session_under_its_name():
+    stage = Stage()
+    stage.refuses["b"] = RuntimeError("illegal memory access")
+    stage.clock.broken = RuntimeError("illegal memory access")
+    with pytest.raises(WorkerFailed, match="b made the device unusable"):
+        stage.walk()
+
+
+def test_interruption_is_no_failure_of_an_arm():
+    stage = Stage()
+    stage.refuses["a"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        stage.walk()
+
+
+def test_progress_counts_up_to_the_whole_session():
+    stage = Stage()
+    stage.walk()
+    assert [done for done, _, _ in stage.told] == list(range(1, 11))
+    assert {total for _, total, _ in stage.told} == {10}
+
+
+def test_progress_reaches_the_end_when_an_arm_fails():
+    stage = Stage()
+    stage.refuses["a"] = Unsupported("no")
+    stage.walk()
+    assert stage.told[-1][:2] == (10, 10)
