@@ -133,10 +133,26 @@ class Method(ABC):
     name: ClassVar[str]
     family: ClassVar[Family]
     source: ClassVar[str]
-    # The length may grow inside a captured step (it is read from the device, not from a shape).
-    dynamic_length: ClassVar[bool] = False
-    # Implementations, best first for CUDA; a method with one implementation has no `impl` field.
+    # Best first for CUDA. Where there are several, the method has a field `impl: str = ""`, and the
+    # empty string is replaced by one of them before the run.
     implementations: ClassVar[tuple[str, ...]] = ("torch",)
+
+    @property
+    def dynamic_length(self) -> bool:
+        """Whether the length may grow inside a captured step: read from the device, not a shape."""
+        return False
+
+    @classmethod
+    def variants(cls, device_type: str) -> tuple[Self, ...]:
+        """The parameter choices to check, and for EXACT methods to time, on this type of device."""
+        if cls.implementations == ("triton",) and device_type != "cuda":
+            return ()
+        return (cls(),)
+
+    def full_budget(self, tokens: int) -> Self | None:
+        """This method with nothing left out of `tokens` tokens; None: it has no budget."""
+        del tokens
+        return None
 
     @abstractmethod
     def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
@@ -154,15 +170,16 @@ class Method(ABC):
 
     def check(self, shape: LayerShape) -> None:
         """Raise `Unsupported` where this method cannot run."""
+        del shape
 
     def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
-        """Launch parameters worth trying for this shape, the default first; empty: none to choose."""
+        """Launch parameters worth trying, the default first; empty: there is nothing to choose."""
         del shape
         return ()
 
     def resolved(self, device: torch.device) -> Self:
-        """The same method with its implementation fixed for `device`."""
-        if len(self.implementations) == 1 or getattr(self, "impl", ""):
+        """The same method with its implementation fixed for `device`, unless it already is."""
+        if getattr(self, "impl", None) != "":
             return self
         impl = self.implementations[0] if device.type == "cuda" else "torch"
         if impl not in self.implementations:
@@ -170,7 +187,7 @@ class Method(ABC):
                 f"{self.name} has no implementation for {device.type}",
                 hint=f"it runs as {', '.join(self.implementations)} on a CUDA GPU",
             )
-        return replace(self, impl=impl)
+        return replace(self, **{"impl": impl})
 
     @property
     def label(self) -> str:
