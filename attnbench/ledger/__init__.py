@@ -2,8 +2,10 @@
 
 from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import Json
+from attnbench.ledger.comparison import Diff, Side, diff
 from attnbench.ledger.folding import State, Status, fold
 from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.retraction import Reason, retract
 from attnbench.ledger.verification import (
     Checkpoint,
     Report,
@@ -14,15 +16,20 @@ from attnbench.ledger.verification import (
 
 __all__ = [
     "Checkpoint",
+    "Diff",
     "Json",
     "Kind",
     "Ledger",
+    "Reason",
     "Record",
     "Report",
+    "Side",
     "State",
     "Status",
+    "diff",
     "fold",
     "read_checkpoint",
+    "retract",
     "take_checkpoint",
     "verify",
 ]

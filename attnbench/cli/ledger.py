@@ -1,0 +1,172 @@
+"""`attnbench ledger`: read, compare, check and retract what was recorded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attnbench import ledger as book
+from attnbench.cli import ledger_views as views
+from attnbench.cli.diff_view import diff_json, show_diff
+from attnbench.cli.ledger_filters import Filters, parse_since
+from attnbench.cli.tabular import show
+from attnbench.errors import UsageError
+from attnbench.ledger.lookup import find_record
+from attnbench.ledger.sides import latest_two, side_of
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Read, compare, check and retract what was recorded.",
+)
+
+LedgerPath = Annotated[
+    Path, typer.Option("--ledger", envvar="ATTNBENCH_LEDGER", help="The ledger file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+DEFAULT = Path("ledger/ledger.jsonl")
+
+
+@app.command()
+def log(
+    path: LedgerPath = DEFAULT,
+    kind: Annotated[book.Kind | None, typer.Option(help="Only records of this kind.")] = None,
+    cell: Annotated[
+        str, typer.Option(help="Only cells with all these words, as in 'context=8192 step'.")
+    ] = "",
+    method: Annotated[str, typer.Option(help="Only methods or arms that contain this.")] = "",
+    verdict: Annotated[str, typer.Option(help="Only results with this verdict.")] = "",
+    run: Annotated[str, typer.Option(help="Only runs whose id begins so.")] = "",
+    since: Annotated[str, typer.Option(help="Only records from this date or time (UTC) on.")] = "",
+    tainted: Annotated[bool, typer.Option(help="Only what is tainted or retracted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List records, oldest first.
+
+    Examples: `attnbench ledger log`, `attnbench ledger log --kind result --verdict faster
+    --cell context=8192`, `attnbench ledger log --since 2026-01-31 --json`.
+    """
+    records = list(book.Ledger(path).records())
+    state = book.fold(records)
+    filters = Filters(kind, cell, method, verdict, run, parse_since(since), tainted)
+    chosen = [record for record in records if filters.accept(record, state)]
+    if as_json:
+        _print_json([views.record_json(record, state) for record in chosen])
+    elif chosen:
+        show(views.log_grid(chosen, state))
+    else:
+        typer.echo(f"No record of {len(records)} in {path} fits.")
+
+
+@app.command(name="show")
+def show_record(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its start.")],
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Print one record, its standing, and everything that cites it or remarks on it.
+
+    Example: `attnbench ledger show 5402fb34`.
+    """
+    records = list(book.Ledger(path).records())
+    state = book.fold(records)
+    record = find_record(records, record_id)
+    if as_json:
+        _print_json(views.record_json(record, state))
+    else:
+        typer.echo(views.record_text(record, state, {other.id: other for other in records}))
+
+
+@app.command()
+def diff(
+    before: Annotated[
+        str, typer.Argument(help="A run, a result, a ledger file, or REVISION:path in git.")
+    ] = "",
+    after: Annotated[str, typer.Argument(help="What to compare it with.")] = "",
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Compare results, aligned by cell and arm; bare: the latest run with the one before it.
+
+    Examples: `attnbench ledger diff`, `attnbench ledger diff 3f9a 81c2`,
+    `attnbench ledger diff HEAD~1:ledger/ledger.jsonl ledger/ledger.jsonl`.
+    """
+    if bool(before) != bool(after):
+        raise UsageError(
+            "diff compares two things, and one was given",
+            hint="Name both, or none to compare the latest run with the one before it.",
+        )
+    ledger = book.Ledger(path)
+    pair = (side_of(before, ledger), side_of(after, ledger)) if before else latest_two(ledger)
+    if isinstance(pair, str):
+        _say({"comparable": False, "reason": pair}, f"Nothing to compare: {pair}.", as_json)
+        return
+    outcome = book.diff(*pair)
+    if as_json:
+        _print_json(diff_json(outcome))
+    else:
+        show_diff(outcome)
+
+
+@app.command()
+def verify(
+    path: LedgerPath = DEFAULT,
+    against: Annotated[
+        Path | None, typer.Option(help="A checkpoint that was kept elsewhere.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the chain, the raw samples, and the checkpoint if one is given; 13 when broken.
+
+    Examples: `attnbench ledger verify`, `attnbench ledger verify --against ~/checkpoint.json`.
+    """
+    checkpoint = book.read_checkpoint(against) if against else None
+    report = book.verify(path, checkpoint=checkpoint)
+    _say(views.report_json(report), views.report_text(report), as_json)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def checkpoint(path: LedgerPath = DEFAULT, _as_json: AsJson = False) -> None:
+    """Print what to keep elsewhere, so that `verify --against` can tell a rewritten ledger.
+
+    Always JSON. Example: `attnbench ledger checkpoint > ~/checkpoint.json`.
+    """
+    _print_json(asdict(book.take_checkpoint(path)))
+
+
+@app.command()
+def retract(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its start.")],
+    reason: Annotated[book.Reason, typer.Option(help="Why it no longer counts.")],
+    note: Annotated[str, typer.Option(help="What was wrong, in a sentence.")],
+    evidence: Annotated[
+        str, typer.Option(help="A record's id, or text that says where to look.")
+    ] = "",
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Take a record back: it stays, marked, and what derives from it is tainted.
+
+    Example: `attnbench ledger retract 5402fb34 --reason wrong-baseline --note "SDPA ran in math"`.
+    """
+    ledger = book.Ledger(path)
+    retraction = book.retract(ledger, record_id, reason, note, evidence)
+    state = book.fold(ledger.records())
+    _say(views.record_json(retraction, state), views.retraction_text(retraction, state), as_json)
+
+
+def _say(value: Any, text: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(value)
+    else:
+        typer.echo(text)
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,197 @@
+"""How records and reports of a ledger look, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from attnbench.cli.tabular import Grid
+from attnbench.ledger import Kind, Record, Report, State, Status
+
+SHORT_ID = 12
+STYLES = {
+    "FASTER": "green",
+    "PASS": "green",
+    "SLOWER": "red",
+    "KILL": "red",
+    "VOID": "magenta",
+    "MARGINAL": "yellow",
+    "INCONCLUSIVE": "yellow",
+    "retracted": "red",
+    "tainted": "yellow",
+    "abandoned": "yellow",
+}
+CELL_WORDS = {
+    "model": "{}",
+    "context": "{} tokens",
+    "batch": "batch {}",
+    "dtype": "{}",
+    "scope": "{}",
+    "mode": "{}",
+    "device": "{}",
+}
+LOG_COLUMNS = (
+    "seq", "utc", "id", "kind", "run", "what", "cell", "ms", "speed-up", "verdict", "standing",
+)  # fmt: skip
+
+
+def log_grid(records: Sequence[Record], state: State) -> Grid:
+    """One row a record."""
+    rows = [_log_row(record, state) for record in records]
+    return Grid(LOG_COLUMNS, rows, right=frozenset({"seq", "ms", "speed-up"}), styles=STYLES)
+
+
+def record_json(record: Record, state: State) -> dict[str, Any]:
+    """A record with its standing, and the ids of what cites it or remarks on it."""
+    return {
+        **asdict(record),
+        "standing": standing(record, state),
+        "cited_by": list(state.cited_by.get(record.id, ())),
+        "remarks": list(state.remarks.get(record.id, ())),
+    }
+
+
+def record_text(record: Record, state: State, by_id: Mapping[str, Record]) -> str:
+    """A record in full, then everything that bears on it."""
+    head = {
+        "id": record.id,
+        "kind": record.kind.value,
+        "seq": str(record.seq),
+        "utc": record.utc,
+        "attnbench": f"{record.tool} ({record.commit or 'commit unknown'})",
+        "origin": record.origin,
+        "standing": _standing_with_cause(record, state),
+    }
+    lines = [f"{name:<10}{value}" for name, value in head.items()]
+    lines += ["body", json.dumps(record.body, ensure_ascii=False, indent=2)]
+    for title, ids in (
+        ("cites", record.cites),
+        ("cited by", state.cited_by.get(record.id, ())),
+        ("remarks", state.remarks.get(record.id, ())),
+    ):
+        lines += [title, *(f"  {_one_line(id, by_id)}" for id in ids)] if ids else []
+    return "\n".join(lines)
+
+
+def retraction_text(retraction: Record, state: State) -> str:
+    """What a retraction did."""
+    target = retraction.body["target"]
+    tainted = [id for id, roots in state.tainted_by.items() if target in roots]
+    return (
+        f"{target[:SHORT_ID]} is retracted by {retraction.id[:SHORT_ID]}; "
+        f"records tainted by it: {len(tainted)}"
+    )
+
+
+def report_json(report: Report) -> dict[str, Any]:
+    """A check as JSON."""
+    return {
+        "path": str(report.path),
+        "sound": report.is_sound,
+        "exit_code": int(report.exit_code),
+        "records": report.records,
+        "blobs": report.blobs,
+        "origin": report.origin,
+        "head": report.head,
+        "checkpoint": asdict(report.against) if report.against else None,
+        "problems": [asdict(problem) for problem in report.problems],
+    }
+
+
+def report_text(report: Report) -> str:
+    """A check in words."""
+    lines = [f"{problem.reason}\n  {problem.hint}" for problem in report.problems]
+    if report.is_sound:
+        lines.append(
+            f"{report.path}: {report.records} records and {report.blobs} blobs hold; "
+            f"head {report.head[:SHORT_ID] or 'none'}."
+        )
+        lines.append(_scope_of_check(report))
+    return "\n".join(lines)
+
+
+def cell_text(cell: Mapping[str, Any]) -> str:
+    """A cell in a few words, in the order in which people say them."""
+    order = [*CELL_WORDS, *(name for name in cell if name not in CELL_WORDS)]
+    return " · ".join(CELL_WORDS.get(n, n + " {}").format(cell[n]) for n in order if n in cell)
+
+
+def standing(record: Record, state: State) -> str:
+    """Live, retracted, tainted or abandoned."""
+    if state.statuses[record.id] is Status.LIVE and record.id in state.abandoned:
+        return "abandoned"
+    return state.statuses[record.id].value
+
+
+def _scope_of_check(report: Report) -> str:
+    if report.against:
+        return f"It continues the checkpoint of {report.against.utc} (record {report.against.seq})."
+    return (
+        "Without --against CHECKPOINT this shows edits, not a file that was rewritten as a whole."
+    )
+
+
+def _log_row(record: Record, state: State) -> tuple[str, ...]:
+    body = record.body
+    return (
+        str(record.seq),
+        record.utc[:16].replace("T", " "),
+        record.id[:SHORT_ID],
+        record.kind.value,
+        str(body.get("run", "")),
+        _what(record),
+        cell_text(body.get("cell", {})),
+        _figure(body.get("latency_ms", {}).get("median"), ".4g"),
+        _speedup(body.get("ratio")),
+        _verdict(body.get("verdict", {})),
+        standing(record, state),
+    )
+
+
+def _what(record: Record) -> str:
+    body = record.body
+    if record.kind is Kind.RESULT:
+        return str(body.get("method", body.get("arm", "")))
+    if record.kind is Kind.SESSION:
+        return f"session {body.get('session', '')} {body.get('phase', '')}"
+    target = str(body.get("target", ""))[:SHORT_ID]
+    words = [target, str(body.get("reason", "")), str(body.get("note", ""))]
+    return " · ".join(word for word in words if word)
+
+
+def _verdict(verdict: Mapping[str, Any]) -> str:
+    """Latency with its reason where it decided nothing, and always the quality beside it."""
+    latency = str(verdict.get("latency", ""))
+    reason = verdict.get("latency_reason") or verdict.get("reason")
+    if latency in ("VOID", "INCONCLUSIVE") and reason:
+        latency = f"{latency} ({reason})"
+    return " / ".join(word for word in (latency, str(verdict.get("quality", ""))) if word)
+
+
+def _speedup(ratio: Mapping[str, Any] | None) -> str:
+    if not ratio:
+        return ""
+    if "low" not in ratio or "high" not in ratio:
+        return f"{ratio['estimate']:.3f}×"
+    return f"{ratio['estimate']:.3f}× [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _standing_with_cause(record: Record, state: State) -> str:
+    name = standing(record, state)
+    if record.id in state.retracted_by:
+        return f"{name} by {state.retracted_by[record.id][:SHORT_ID]}"
+    roots = state.tainted_by.get(record.id, ())
+    return f"{name} by {', '.join(root[:SHORT_ID] for root in roots)}" if roots else name
+
+
+def _one_line(id: str, by_id: Mapping[str, Record]) -> str:
+    known = by_id.get(id)
+    if known is None:
+        return f"{id[:SHORT_ID]}  not in this ledger"
+    return f"{id[:SHORT_ID]}  {known.kind.value}  {known.utc[:19]}  {_what(known)}"

@@ -1,0 +1,84 @@
+"""One result, as a line of a comparison needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from attnbench.ledger.canonical import canonical_bytes
+from attnbench.ledger.folding import State, Status
+from attnbench.ledger.record import Record
+
+VERDICTS = ("latency", "quality", "memory")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A ratio; `low` and `high` bound it at confidence `level` where an interval is known."""
+
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a result says; what was not measured is None. `speedup` is baseline time / arm time."""
+
+    id: str
+    run: str
+    arm: str
+    method: str
+    baseline: str
+    source_sha256: str
+    status: Status
+    median_ms: float | None
+    speedup: Estimate | None
+    verdicts: Mapping[str, str]
+
+
+def entry(record: Record, state: State) -> Entry:
+    """Read a result record, with its standing."""
+    body = record.body
+    verdicts = body.get("verdict", {})
+    return Entry(
+        id=record.id,
+        run=str(body.get("run", "")),
+        arm=str(body.get("arm", "")),
+        method=str(body.get("method", "")),
+        baseline=str(body.get("baseline", "")),
+        source_sha256=str(body.get("source_sha256", "")),
+        status=state.statuses[record.id],
+        median_ms=body.get("latency_ms", {}).get("median"),
+        speedup=_speedup(body.get("ratio")),
+        verdicts={part: verdicts[part] for part in VERDICTS if verdicts.get(part)},
+    )
+
+
+def cell_key(record: Record) -> str:
+    """Return a text that is equal for equal cells."""
+    return canonical_bytes(record.body.get("cell")).decode()
+
+
+def circumstances(record: Record) -> dict[str, str]:
+    """Return what may explain a difference: environment, protocol, version and commit, flat."""
+    named = {
+        "environment": record.body.get("environment", {}),
+        "protocol": record.body.get("protocol", {}),
+        "attnbench": {"version": record.tool, "commit": record.commit or "unknown"},
+    }
+    return dict(_flat(named, ""))
+
+
+def _speedup(ratio: Mapping[str, Any] | None) -> Estimate | None:
+    if ratio is None:
+        return None
+    return Estimate(ratio["estimate"], ratio.get("low"), ratio.get("high"), ratio.get("level"))
+
+
+def _flat(value: Any, path: str) -> list[tuple[str, str]]:
+    if not isinstance(value, Mapping):
+        return [(path, str(value))]
+    return [pair for key in value for pair in _flat(value[key], f"{path}.{key}".lstrip("."))]

@@ -1,0 +1,65 @@
+"""Finding what somebody means by the beginning of an id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from attnbench.ledger.faults import UnknownRecord
+from attnbench.ledger.record import Kind, Record
+
+
+def find_record(records: Iterable[Record], prefix: str) -> Record:
+    """Return the one record whose id begins with `prefix`; raises UnknownRecord."""
+    by_id = {record.id: record for record in records}
+    return by_id[_only_match(by_id, prefix, "record")]
+
+
+def find_results(records: Sequence[Record], prefix: str) -> tuple[Record, ...]:
+    """Return the results of the one run, or the one result, whose id begins with `prefix`.
+
+    Raises UnknownRecord where nothing or more than one fits, or the record is no result.
+    """
+    by_id = {record.id: record for record in records}
+    runs = dict.fromkeys(str(record.body["run"]) for record in records if "run" in record.body)
+    match = _only_match([*by_id, *runs], prefix, "record or run")
+    if match in runs:
+        return results_of(records, match)
+    record = by_id[match]
+    if record.kind is not Kind.RESULT:
+        run = record.body.get("run")
+        hint = f"Its run is {run}: compare that." if run else "Name a result or a run."
+        raise UnknownRecord(f"{match[:12]} is a {record.kind}, not a result", hint=hint)
+    return (record,)
+
+
+def results_of(records: Iterable[Record], run: str) -> tuple[Record, ...]:
+    """Return the results of a run, oldest first."""
+    return tuple(r for r in records if r.kind is Kind.RESULT and r.body.get("run") == run)
+
+
+def _only_match(ids: Iterable[str], prefix: str, what: str) -> str:
+    known = list(ids)
+    if prefix in known:
+        return prefix
+    matches = [id for id in known if prefix and id.startswith(prefix)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UnknownRecord(
+            f"{prefix!r} begins {len(matches)} ids",
+            hint=f"Give more of it: {', '.join(_short(id, prefix) for id in matches[:4])}",
+        )
+    raise UnknownRecord(f"no {what} begins with {prefix!r}", hint=_nearest(known, prefix))
+
+
+def _short(id: str, prefix: str) -> str:
+    return id[: len(prefix) + 8]
+
+
+def _nearest(ids: Sequence[str], prefix: str) -> str:
+    heads = {id[: max(len(prefix), 8)]: id for id in ids}
+    near = get_close_matches(prefix.lower(), heads, n=3, cutoff=0.5)
+    if near:
+        return f"Nearest: {', '.join(heads[head][:12] for head in near)}"
+    return "`attnbench ledger log` lists the ids."
