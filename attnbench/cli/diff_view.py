@@ -65,7 +65,7 @@ def _name(change: Change) -> str:
 
 
 def _ms(entry: Entry | None) -> str:
-    return "" if entry is None or entry.median_ms is None else f"{entry.median_ms:.4g}"
+    return "" if entry is None or entry.median_ms is None else f"{entry.median_ms:.3f}"
 
 
 def _speedup(entry: Entry | None) -> str:

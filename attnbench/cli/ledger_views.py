@@ -12,13 +12,13 @@ from attnbench.ledger import Kind, Record, Report, State, Status
 
 SHORT_ID = 12
 STYLES = {
+    "KILL": "red",
+    "SLOWER": "red",
+    "VOID": "magenta",
+    "INCONCLUSIVE": "yellow",
+    "MARGINAL": "yellow",
     "FASTER": "green",
     "PASS": "green",
-    "SLOWER": "red",
-    "KILL": "red",
-    "VOID": "magenta",
-    "MARGINAL": "yellow",
-    "INCONCLUSIVE": "yellow",
     "retracted": "red",
     "tainted": "yellow",
     "abandoned": "yellow",
@@ -40,7 +40,8 @@ LOG_COLUMNS = (
 def log_grid(records: Sequence[Record], state: State) -> Grid:
     """One row a record."""
     rows = [_log_row(record, state) for record in records]
-    return Grid(LOG_COLUMNS, rows, right=frozenset({"seq", "ms", "speed-up"}), styles=STYLES)
+    figures = frozenset({"seq", "ms", "speed-up"})
+    return Grid(LOG_COLUMNS, rows, right=figures, styles=STYLES, legend="cell")
 
 
 def record_json(record: Record, state: State) -> dict[str, Any]:
@@ -143,7 +144,7 @@ def _log_row(record: Record, state: State) -> tuple[str, ...]:
         str(body.get("run", "")),
         _what(record),
         cell_text(body.get("cell", {})),
-        _figure(body.get("latency_ms", {}).get("median"), ".4g"),
+        _milliseconds(body.get("latency_ms", {}).get("median")),
         _speedup(body.get("ratio")),
         _verdict(body.get("verdict", {})),
         standing(record, state),
@@ -178,8 +179,8 @@ def _speedup(ratio: Mapping[str, Any] | None) -> str:
     return f"{ratio['estimate']:.3f}× [{ratio['low']:.3f}, {ratio['high']:.3f}]"
 
 
-def _figure(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
+def _milliseconds(median: float | None) -> str:
+    return "" if median is None else f"{median:.3f}"
 
 
 def _standing_with_cause(record: Record, state: State) -> str:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import typer
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as text; `right` names the columns of figures, `styles` colours cells by content."""
+    """A table as text; `right` names the columns of figures.
+
+    `styles` colours a cell by the first of its words that occurs in it. The column `legend` holds
+    long text that many rows share: a terminal numbers it and prints each text once, below.
+    """
 
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     right: frozenset[str] = frozenset()
     styles: Mapping[str, str] = field(default_factory=dict)
+    legend: str = ""
 
 
 def show(grid: Grid) -> None:
@@ -34,6 +39,17 @@ def plain_lines(grid: Grid) -> list[str]:
     return [_aligned(row, widths, grid) for row in table]
 
 
+def with_legend(grid: Grid) -> tuple[Grid, list[str]]:
+    """Replace the long texts of the legend's column by numbers; returns the texts in order."""
+    if not grid.legend:
+        return grid, []
+    at = grid.columns.index(grid.legend)
+    texts = list(dict.fromkeys(row[at] for row in grid.rows if row[at]))
+    numbers = {"": "", **{text: str(i) for i, text in enumerate(texts, start=1)}}
+    rows = [(*row[:at], numbers[row[at]], *row[at + 1 :]) for row in grid.rows]
+    return replace(grid, rows=rows), texts
+
+
 def _aligned(row: tuple[str, ...], widths: Sequence[int], grid: Grid) -> str:
     cells = zip(row, widths, grid.columns, strict=True)
     return "  ".join(
@@ -47,14 +63,19 @@ def _show_rich(grid: Grid) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(pad_edge=False)
-    for column in grid.columns:
-        is_figure = column in grid.right
+    short, texts = with_legend(grid)
+    table = Table(pad_edge=False, box=None, header_style="bold")
+    for column in short.columns:
+        is_figure = column in short.right
         table.add_column(column, justify="right" if is_figure else "left", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*(Text(cell, style=_style(cell, grid.styles)) for cell in row))
-    Console().print(table)
+    for row in short.rows:
+        table.add_row(*(Text(cell, style=_style(cell, short.styles)) for cell in row))
+    console = Console()
+    console.print(table)
+    for number, text in enumerate(texts, start=1):
+        console.print(Text(f"{grid.legend} {number}: {text}", style="dim"))
 
 
 def _style(cell: str, styles: Mapping[str, str]) -> str:
-    return next((style for word, style in styles.items() if word in cell.split()), "")
+    words = cell.replace(",", " ").split()
+    return next((style for word, style in styles.items() if word in words), "")
