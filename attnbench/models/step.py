@@ -1,0 +1,175 @@
+"""One decode step of a model, eager or captured in a CUDA graph, over a cache of fixed length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from attnbench.errors import DoesNotFit, Unsupported
+from attnbench.methods.base import KernelConfig, Method, MethodLayer
+from attnbench.models.adapter import ExactCache, PassingCache, Router, SurveyedLayer
+from attnbench.models.exact import ExactLayer
+from attnbench.models.info import LoadedModel
+from attnbench.models.prefill import last_logits
+from attnbench.models.tables import QKVTables, StepCounter
+
+
+class Step(Protocol):
+    """One step of an arm: no argument, no host synchronisation, the same length every time."""
+
+    layers: tuple[MethodLayer, ...]
+
+    def __call__(self) -> Tensor | tuple[Tensor, ...]:
+        """Run one step on the next row of its table."""
+        ...
+
+    def reset(self) -> None:
+        """Back to the first row of the table and the state after prefill."""
+        ...
+
+
+def build_layers(
+    method: Method,
+    cache: ExactCache,
+    surveyed: Sequence[SurveyedLayer],
+    kernel: KernelConfig | None = None,
+) -> list[MethodLayer]:
+    """The method's state for every full-attention layer, the exact one for every sliding layer."""
+    layers = []
+    for layer, view in zip(surveyed, cache.views, strict=True):
+        built = _full_layer(method, layer, kernel) if layer.window is None else _sliding(layer)
+        built.prefill(view)
+        layers.append(built)
+    return layers
+
+
+def _full_layer(method: Method, layer: SurveyedLayer, kernel: KernelConfig | None) -> MethodLayer:
+    shape = replace(layer.shape, kernel=kernel)
+    method.check(shape)
+    return method.layer(shape)
+
+
+def _sliding(layer: SurveyedLayer) -> MethodLayer:
+    return ExactLayer(layer.shape, layer.window)
+
+
+class DecodeStep:
+    """The whole decode step: writes slot N of every layer and attends to N + 1 tokens.
+
+    `token_table` [T, B] (int64, on the model's device) holds the tokens to decode; the row is
+    chosen on the device, so that a captured step sees a fresh token at every replay.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        router: Router,
+        cache: ExactCache,
+        layers: Sequence[MethodLayer],
+        token_table: Tensor,
+    ) -> None:
+        self.layers = tuple(layers)
+        self._module = loaded.module
+        self._router = router
+        self._passing = PassingCache(cache.length)
+        self._table = token_table
+        self._counter = StepCounter(token_table.shape[0], token_table.device)
+        self._position_ids = torch.full(
+            (token_table.shape[1], 1), cache.length.tokens, device=token_table.device
+        )
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """Logits [B, vocab] after the next token of the table."""
+        self._router.decode(self.layers)
+        ids = self._table.index_select(0, self._counter.row).view(-1, 1)
+        self._counter.advance()
+        return last_logits(self._module, ids, self._position_ids, self._passing)
+
+    def reset(self) -> None:
+        """Back to the first token and the state after prefill."""
+        self._counter.reset()
+        for layer in self.layers:
+            layer.reset()
+
+
+class AttentionStep:
+    """Attention of the model's full-attention layers alone, on fresh q, k and v at every step.
+
+    `layers` are those of the whole model; sliding layers stand aside.
+    """
+
+    def __init__(self, layers: Sequence[MethodLayer], tables: QKVTables) -> None:
+        self.layers = tuple(layers[shape.layer] for shape in tables.shapes)
+        self._tables = tables
+        self._counter = StepCounter(tables.steps, tables.rows.device)
+        self._row = torch.empty_like(tables.rows[:1])
+        self._inputs = tables.split(self._row[0])
+
+    @torch.no_grad()
+    def __call__(self) -> tuple[Tensor, ...]:
+        """Outputs [B, H, 1, D] of every layer for the next row of the tables."""
+        torch.index_select(self._tables.rows, 0, self._counter.row, out=self._row)
+        self._counter.advance()
+        return tuple(
+            layer.decode(q, k, v)
+            for layer, (q, k, v) in zip(self.layers, self._inputs, strict=True)
+        )
+
+    def reset(self) -> None:
+        """Back to the first row and the state after prefill."""
+        self._counter.reset()
+        for layer in self.layers:
+            layer.reset()
+
+
+class CapturedStep:
+    """A step recorded in a CUDA graph with a memory pool of its own; calling it replays the graph.
+
+    Outputs live in the graph's memory: the next replay overwrites them. Raises `Unsupported` when
+    the step cannot be captured, `DoesNotFit` when memory runs out.
+    """
+
+    def __init__(self, step: Step, warmup_steps: int = 3) -> None:
+        if not torch.cuda.is_available():
+            raise Unsupported("CUDA graphs need a CUDA GPU", hint="use mode eager")
+        self.layers = step.layers
+        self._step = step
+        self._graph = torch.cuda.CUDAGraph()
+        try:
+            _warm_up(step, warmup_steps)
+            step.reset()
+            with torch.cuda.graph(self._graph, pool=torch.cuda.graph_pool_handle()):
+                self._output = step()
+        except torch.OutOfMemoryError as e:
+            raise DoesNotFit(f"no memory left to capture the step: {e}") from e
+        except RuntimeError as e:
+            raise Unsupported(
+                f"the step cannot be captured in a CUDA graph: {e}",
+                hint="a host synchronisation or a length read from a shape; mode eager runs it",
+            ) from e
+        step.reset()
+
+    def __call__(self) -> Tensor | tuple[Tensor, ...]:
+        """Replay the step on the next row of its table."""
+        self._graph.replay()
+        return self._output
+
+    def reset(self) -> None:
+        """Back to the first row of the table and the state after prefill."""
+        self._step.reset()
+
+
+def _warm_up(step: Step, steps: int) -> None:
+    """Run on a side stream, as capture will: libraries and kernels settle their workspaces."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(steps):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
