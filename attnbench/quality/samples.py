@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -30,16 +29,15 @@ class GateSamples(msgspec.Struct, frozen=True):
         try:
             with np.load(io.BytesIO(self.npz), allow_pickle=False) as stored:
                 return GateArrays(**{name: stored[name] for name in stored.files})
-        except (ValueError, OSError, TypeError, zipfile.BadZipFile) as error:
+        except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise AttnbenchError(
                 f"these are not samples of a quality gate ({error})",
                 hint="the blob is damaged or of another kind; `attnbench ledger verify` tells",
             ) from error
 
 
-def _not_run() -> Any:
-    """The default of samples that were not taken: an array without elements."""
-    return field(default_factory=lambda: np.zeros(0, np.float32))
+def _not_run() -> Floats:
+    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,13 @@ class GateArrays:
     floor_cosine: Floats
     floor_relative_l2: Floats
     null_uniform: Floats
-    null_recent: Floats = _not_run()
-    null_random: Floats = _not_run()
-    null_oracle: Floats = _not_run()
-    kl_nats: Floats = _not_run()
-    agree: Floats = _not_run()
-    nll_nats: Floats = _not_run()
-    nll_sdpa_nats: Floats = _not_run()
+    null_recent: Floats = field(default_factory=_not_run)
+    null_random: Floats = field(default_factory=_not_run)
+    null_oracle: Floats = field(default_factory=_not_run)
+    kl_nats: Floats = field(default_factory=_not_run)
+    agree: Floats = field(default_factory=_not_run)
+    nll_nats: Floats = field(default_factory=_not_run)
+    nll_sdpa_nats: Floats = field(default_factory=_not_run)
 
     def pack(self) -> GateSamples:
         """The same arrays give the same bytes."""

@@ -1,0 +1,61 @@
+"""The default bands of the quality gates: which figures pass, and which kill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum, StrEnum
+from math import inf
+
+
+class Gate(StrEnum):
+    """The gates, each named by what fails when it fails."""
+
+    NON_FINITE = "non-finite"
+    NON_DETERMINISTIC = "non-deterministic"
+    MEAN_COSINE = "mean-cosine"
+    P1_COSINE = "p1-cosine"
+    LOWEST_HEAD = "lowest-head"
+    NORM_RATIO = "norm-ratio"
+    LOGIT_KL = "logit-kl"
+    TOP1 = "top-1"
+    PERPLEXITY = "perplexity"
+    NEEDLE = "needle"
+
+
+class Band(IntEnum):
+    """Where a figure lies, worst last."""
+
+    PASS = 0
+    MARGINAL = 1
+    KILL = 2
+
+
+@dataclass(frozen=True)
+class Bands:
+    """PASS and not-KILL ranges of a figure; both include their ends."""
+
+    figure: str
+    passes: tuple[float, float]
+    lives: tuple[float, float]
+
+    def of(self, value: float) -> Band:
+        if not self.lives[0] <= value <= self.lives[1]:
+            return Band.KILL
+        return Band.PASS if self.passes[0] <= value <= self.passes[1] else Band.MARGINAL
+
+
+# The gates that one figure decides. Low and high norm ratio are one gate: the worse one counts.
+DEFAULT_BANDS: Mapping[Gate, tuple[Bands, ...]] = {
+    Gate.NON_FINITE: (Bands("non_finite", (0, 0), (0, 0)),),
+    Gate.NON_DETERMINISTIC: (Bands("deterministic", (1, 1), (0, 1)),),
+    Gate.MEAN_COSINE: (Bands("cosine_mean", (0.99, inf), (0.95, inf)),),
+    Gate.P1_COSINE: (Bands("cosine_p1", (0.90, inf), (0.60, inf)),),
+    Gate.LOWEST_HEAD: (Bands("cosine_lowest_head", (0.80, inf), (0.50, inf)),),
+    Gate.NORM_RATIO: tuple(
+        Bands(figure, (0.9, 1.1), (0.7, 1.4)) for figure in ("norm_ratio_low", "norm_ratio_high")
+    ),
+    Gate.LOGIT_KL: (Bands("kl_mean_nats", (-inf, 0.02), (-inf, 0.2)),),
+    Gate.TOP1: (Bands("top1_agreement", (0.95, inf), (0.80, inf)),),
+    Gate.PERPLEXITY: (Bands("perplexity_change", (-inf, 0.01), (-inf, 0.05)),),
+}

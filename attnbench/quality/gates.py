@@ -1,0 +1,157 @@
+"""Quality gates: from one arm's raw samples to PASS, MARGINAL, KILL or NOT_EVALUATED.
+
+The verdict is the worst gate, and a gate that was not run caps it at MARGINAL. numpy only, so that
+the parent process can judge, and judge again later, without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from math import inf
+
+import msgspec
+
+from attnbench.errors import UsageError
+from attnbench.quality.bands import DEFAULT_BANDS, Band, Bands, Gate
+from attnbench.quality.figures import Figures, Head, figures, lowest_head, norm_ratio_heads
+from attnbench.quality.samples import GateArrays, GateSamples
+
+REPLACEMENT = "replacement"  # values of `methods.base.Family`, whose module imports torch
+CONTROL = "control"
+RANDOM = "random"
+GATES_NOT_RUN = "gates-not-run"
+ALL_PASSED = "all-gates-passed"
+
+
+class Quality(StrEnum):
+    """What the samples support."""
+
+    PASS = "PASS"
+    MARGINAL = "MARGINAL"
+    KILL = "KILL"
+    NOT_EVALUATED = "NOT_EVALUATED"
+
+
+class QualityVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """The verdict on one arm, its reason, and all that it rests on.
+
+    `worst_layer` and `worst_head` say where the output is worst: by norm ratio when that is the
+    worst gate, else by cosine. A verdict that does not count (controls) changes no exit code.
+    """
+
+    verdict: Quality
+    reason: str
+    next_step: str
+    counts: bool
+    worst_gate: str | None = None
+    worst_layer: int | None = None
+    worst_head: int | None = None
+    figures: dict[str, float] = {}
+    gates_run: tuple[str, ...] = ()
+    gates_not_run: tuple[str, ...] = tuple(Gate)
+    windows: int = 0
+    steps: int = 0
+    context: int = 0
+
+
+def refuse_replacement(label: str, family: str) -> None:
+    """Raise UsageError for a method that only training can judge."""
+    if family == REPLACEMENT:
+        raise UsageError(
+            f"{label} replaces the function that a model is trained with, so putting it into a "
+            "trained model proves nothing about its quality",
+            hint="judge it by training from scratch against baselines; its latency can be "
+            "measured on random weights (--model preset:NAME)",
+        )
+
+
+def not_evaluated(reason: str, next_step: str) -> QualityVerdict:
+    """The verdict on an arm without samples that count."""
+    return QualityVerdict(
+        verdict=Quality.NOT_EVALUATED, reason=reason, next_step=next_step, counts=False
+    )
+
+
+def random_weights() -> QualityVerdict:
+    """The verdict on every arm of a model whose weights are random."""
+    return not_evaluated(
+        "random-weights", "judge quality on a trained model: random weights prove nothing about it"
+    )
+
+
+def judge(samples: GateSamples, family: str, weights: str) -> QualityVerdict:
+    """The verdict on one arm of `family` in a model with "trained" or "random" `weights`.
+
+    With random weights it is NOT_EVALUATED whatever the figures, which are there all the same.
+    Raises UsageError for a REPLACEMENT method.
+    """
+    refuse_replacement("this method", family)
+    arrays = samples.arrays()
+    found = figures(arrays)
+    bands = gate_bands(found)
+    verdict = random_weights() if weights == RANDOM else _decide(bands, found, family != CONTROL)
+    worst = _worst_head(arrays, verdict.worst_gate)
+    windows, _, steps, _ = arrays.cosine.shape
+    return msgspec.structs.replace(
+        verdict,
+        worst_layer=worst.layer,
+        worst_head=worst.head,
+        figures=found,
+        gates_run=tuple(bands),
+        gates_not_run=tuple(gate for gate in Gate if gate not in bands),
+        windows=windows,
+        steps=steps,
+        context=int(arrays.context[0]),
+    )
+
+
+def gate_bands(
+    found: Figures, bands: Mapping[Gate, tuple[Bands, ...]] = DEFAULT_BANDS
+) -> dict[Gate, Band]:
+    """The band of every gate whose figures are there."""
+    return {
+        gate: max(part.of(found[part.figure]) for part in parts)
+        for gate, parts in bands.items()
+        if all(part.figure in found for part in parts)
+    }
+
+
+def _decide(bands: Mapping[Gate, Band], found: Figures, counts: bool) -> QualityVerdict:
+    worst = max(bands, key=lambda gate: bands[gate])  # the first of the worst, in the gates' order
+    missing = [gate for gate in Gate if gate not in bands]
+    if bands[worst] is not Band.PASS:
+        return QualityVerdict(
+            verdict=Quality.KILL if bands[worst] is Band.KILL else Quality.MARGINAL,
+            reason=worst,
+            next_step=_look_at(worst, found),
+            counts=counts,
+            worst_gate=worst,
+        )
+    return QualityVerdict(
+        verdict=Quality.MARGINAL if missing else Quality.PASS,
+        reason=GATES_NOT_RUN if missing else ALL_PASSED,
+        next_step=f"run the gates that are missing: {', '.join(missing)}" if missing else "",
+        counts=counts,
+    )
+
+
+def _look_at(gate: Gate, found: Figures) -> str:
+    shown = ", ".join(
+        f"{part.figure} is {found[part.figure]:.4g} (passes from {part.passes[0]:g} to "
+        f"{part.passes[1]:g})"
+        for part in DEFAULT_BANDS[gate]
+        if part.of(found[part.figure]) is not Band.PASS
+    )
+    return f"give the method more budget or precision where it is worst: {shown}"
+
+
+def _worst_head(arrays: GateArrays, worst_gate: str | None) -> Head:
+    if worst_gate != Gate.NORM_RATIO:
+        return lowest_head(arrays)
+    # 0.7 and 1.4 are equally bad, so distance from 1 is a ratio too; 0 is the farthest.
+    return max(norm_ratio_heads(arrays), key=lambda head: _fold(head.value))
+
+
+def _fold(ratio: float) -> float:
+    return max(ratio, 1 / ratio) if ratio else inf

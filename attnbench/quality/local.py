@@ -1,0 +1,118 @@
+"""The local gate: each layer's q, k and v of real steps go to a method, and its output is compared.
+
+The model runs with SDPA, so that every layer is judged on inputs that no method has touched.
+Memory does not grow with methods: one layer of one method exists at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnbench.methods.base import Family, KernelConfig, Method
+from attnbench.quality.gates import refuse_replacement
+from attnbench.quality.metrics import head_metrics
+from attnbench.quality.null_cosines import NullCosines
+from attnbench.quality.replay import LayerTrace, deterministic, replay, sdpa_outputs
+from attnbench.quality.samples import Floats, GateArrays
+
+Parts = Mapping[str, Floats]  # one layer of one window: by field of GateArrays
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An arm to judge: `label` is unique in the run; `kernel` holds its launch parameters.
+
+    Raises UsageError for a REPLACEMENT method.
+    """
+
+    label: str
+    method: Method
+    kernel: KernelConfig | None = None
+
+    def __post_init__(self) -> None:
+        refuse_replacement(self.label, self.method.family)
+
+
+class LocalGate:
+    """Gathers the samples of every candidate, one window after the other.
+
+    A candidate that raises is left out from there on; `failures` says why.
+    """
+
+    def __init__(self, candidates: Iterable[Candidate], seed: int) -> None:
+        self._seed = seed
+        self._going = {candidate.label: candidate for candidate in candidates}
+        self._parts: dict[str, list[list[Parts]]] = {label: [] for label in self._going}
+        self._deterministic: dict[str, bool] = {}
+        self._layers: dict[int, None] = {}
+        self._windows = 0
+        self._context = 0
+        self.failures: dict[str, Exception] = {}
+
+    @torch.inference_mode()
+    def add_window(self, traces: Iterable[LayerTrace], progress: Progress) -> None:
+        """Judge every layer of one window; the traces may come one by one."""
+        for parts in self._parts.values():
+            parts.append([])
+        for trace in traces:
+            self._add_layer(trace, progress)
+        self._windows += 1
+
+    def arrays(self) -> dict[str, GateArrays]:
+        """The samples of every candidate that ran through all windows."""
+        return {label: self._stacked(label) for label in self._going}
+
+    def _add_layer(self, trace: LayerTrace, progress: Progress) -> None:
+        self._context = trace.context
+        self._layers[trace.shape.layer] = None
+        exact = sdpa_outputs(trace)
+        nulls = NullCosines(trace, exact, (self._seed, self._windows, trace.shape.layer))
+        for candidate in list(self._going.values()):
+            progress(f"layer {trace.shape.layer}, {candidate.label}")
+            try:
+                self._add(candidate, trace, exact, nulls)
+            except Exception as error:  # noqa: BLE001 a method may raise anything: the others go on
+                self.failures[candidate.label] = error
+                del self._going[candidate.label]
+
+    def _add(
+        self, candidate: Candidate, trace: LayerTrace, exact: Tensor, nulls: NullCosines
+    ) -> None:
+        if candidate.label not in self._deterministic:
+            same = deterministic(candidate.method, trace, candidate.kernel)
+            self._deterministic[candidate.label] = same
+        self._parts[candidate.label][-1].append(_judged(candidate, trace, exact, nulls))
+
+    def _stacked(self, label: str) -> GateArrays:
+        windows = self._parts[label]
+        stacked = {
+            name: np.stack([np.stack([parts[name] for parts in window]) for window in windows])
+            for name in windows[0][0]
+        }
+        return GateArrays(
+            context=np.array([self._context]),
+            layers=np.array(list(self._layers)),
+            deterministic=np.array([self._deterministic[label]]),
+            **stacked,
+        )
+
+
+def _judged(
+    candidate: Candidate, trace: LayerTrace, exact: Tensor, nulls: NullCosines
+) -> dict[str, Floats]:
+    """The samples of one candidate on one layer of one window."""
+    ran = replay(candidate.method, trace, candidate.kernel)
+    parts = {
+        **head_metrics(ran.outputs, exact)._asdict(),
+        **nulls.unconditional,
+        "kept_share": torch.tensor(ran.kept_share),
+    }
+    if candidate.method.family is not Family.EXACT:
+        parts |= nulls.at(sum(ran.kept_share) / len(ran.kept_share))
+    return {name: part.cpu().numpy().astype(np.float32) for name, part in parts.items()}
