@@ -15,7 +15,7 @@ from torch import Tensor
 from training.recall import ANSWER_WEIGHT, Prose, Sentences, draw_plan, splice
 
 BOS_SHARE = 0.8
-ECHO_SHARE = 0.125
+ECHO_SHARE = 0.25
 SHORTEST_PERIOD = 8
 
 

@@ -72,7 +72,7 @@ def _data(training: Results) -> Lines:
         were spliced between those of the prose: random numbers for random keys, each asked for
         again later in the row ({training["training_keys"]:,} keys; others were kept for the
         test). The digits that can be looked up weigh five times as much in the loss, the rest of
-        these sentences nothing. At the beginning an eighth of the rows were random tokens that
+        these sentences nothing. At the beginning a quarter of the rows were random tokens that
         repeat with a period, which brings about copying early."""
     )
     return ("## Data", "", text, "", facts)

@@ -87,7 +87,7 @@ def test_template_and_first_statement_weigh_nothing_and_prose_weighs_one(tokeniz
     values = set(batch.weight.flatten().tolist())
     assert values == {0.0, 1.0, ANSWER_WEIGHT}
     assert (batch.weight[batch.plain] == 1).all()
-    assert batch.plain == slice(8, 14)
+    assert batch.plain == slice(8, 12)
     assert not batch.recall[8:].any()
 
 
