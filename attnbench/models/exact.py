@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnbench.methods.base import CacheView, LayerShape, MethodLayer
+from attnbench.methods.base import LayerShape
+from attnbench.methods.exact_cache import ExactCacheLayer
 
 
 def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
@@ -37,58 +36,29 @@ def _lower_right_mask(rows: int, total: int, window: int | None, device: torch.d
     return seen if window is None else seen & (key > query - window)
 
 
-class ExactLayer(MethodLayer):
+class ExactLayer(ExactCacheLayer):
     """Exact attention over the cache, or over its last `window` rows, the new one among them.
 
     Sliding-window layers decode with this in every arm.
     """
 
     def __init__(self, shape: LayerShape, window: int | None = None) -> None:
-        self._shape = shape
+        super().__init__(shape)
         self._window = window
-        self._view: CacheView | None = None
-
-    def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
-        del q
-        self._view = cache
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        view = self._cache
-        row, end = view.length.tokens, view.length.tokens + 1
-        view.k[:, :, row:end].copy_(k)
-        view.v[:, :, row:end].copy_(v)
-        first = end - self._attended
+        """Write the new row, then attend to the rows in sight."""
+        keys, values = self.append(k, v)
+        first = self.visible - self.attended
         return scaled_dot_product_attention(
             q,
-            view.k[:, :, first:end],
-            view.v[:, :, first:end],
-            scale=self._shape.scale,
-            enable_gqa=self._shape.group > 1,
+            keys[:, :, first:],
+            values[:, :, first:],
+            scale=self.shape.scale,
+            enable_gqa=self.shape.group > 1,
         )
 
-    def reset(self) -> None:
-        view = self._cache
-        for rows in (view.k, view.v):
-            rows[:, :, view.length.tokens :].zero_()
-
-    def tensors(self) -> Iterator[Tensor]:
-        yield self._cache.k
-        yield self._cache.v
-
-    def bytes_read(self) -> int:
-        return self._attended * self._shape.row_bytes
-
-    def witness(self) -> Mapping[str, float]:
-        return {"kept_share": self._attended / (self._cache.length.tokens + 1)}
-
     @property
-    def _cache(self) -> CacheView:
-        if self._view is None:
-            raise RuntimeError("prefill comes before the first step")
-        return self._view
-
-    @property
-    def _attended(self) -> int:
+    def attended(self) -> int:
         """Tokens that the current step sees."""
-        end = self._cache.length.tokens + 1
-        return end if self._window is None else min(end, self._window)
+        return self.visible if self._window is None else min(self.visible, self._window)
