@@ -25,9 +25,9 @@ class Recipe:
     intermediate: int = 704
     vocabulary: int = 2048
     context: int = 4096
-    batch_tokens: int = 131072
+    batch_tokens: int = 65536
     phases: tuple[tuple[float, int], ...] = ((0.0, 512), (0.2, 2048), (0.8, 4096))
-    echo_until: float = 0.25
+    echo_until: float = 0.3
     peak_rate: float = 3e-3
     warm_up: float = 0.02
     hold_until: float = 0.3
