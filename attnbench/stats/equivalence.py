@@ -42,12 +42,13 @@ def sessions_needed(sd: float, effect: float, level: float, power: float = POWER
 
 @lru_cache(maxsize=4096)
 def _noncentrality(degrees: int, level: float, power: float) -> float:
-    """Mean over standard error at which the two-sided t test has `power`."""
+    """Mean over standard error at which the two-sided t test has `power` on the right side.
+
+    The wrong side is left out: finding the opposite is not finding, and its chance is negligible.
+    """
     critical = t_quantile(degrees, (1 + level) / 2)
 
-    def missing(noncentrality: float) -> float:
-        below = special.nctdtr(degrees, noncentrality, critical)
-        far_side = special.nctdtr(degrees, noncentrality, -critical)
-        return float(1 - below + far_side) - power
+    def excess(noncentrality: float) -> float:
+        return 1 - power - float(special.nctdtr(degrees, noncentrality, critical))
 
-    return float(optimize.brentq(missing, 0.0, 10 * critical + 10))
+    return float(optimize.brentq(excess, 0.0, 10 * critical + 10))
