@@ -1,0 +1,75 @@
+"""Steps captured in CUDA graphs compute what the eager steps compute."""
+
+import pytest
+import torch
+
+from attnbench.errors import Unsupported
+from attnbench.methods.registry import parse
+from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, build_layers
+from attnbench.models.tables import qkv_tables
+from tests.models.bench import TOKENS, bench
+from tests.models.tiny import prompt
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+METHODS = ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "flash_decode", "int8_kv", "zero_cost"]
+
+
+def step_of(b, method, table):
+    layers = build_layers(parse(method).resolved(torch.device("cuda")), b.cache, b.surveyed)
+    return DecodeStep(b.model, b.router, b.cache, layers, table)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["llama-biased", "qwen3", "gemma3"])
+def test_captured_logits_equal_eager_logits_and_every_replay_sees_a_fresh_token(name, method):
+    table = prompt(3, 2, seed=1).cuda()
+    with bench(name, device="cuda", dtype=torch.bfloat16) as b:
+        eager = step_of(b, method, table)
+        expected = [eager().clone() for _ in range(3)]
+        eager.reset()
+        captured = CapturedStep(step_of(b, method, table))
+        for i in range(7):
+            torch.testing.assert_close(captured(), expected[i % 3], atol=0.05, rtol=0.02)
+        captured.reset()
+        torch.testing.assert_close(captured(), expected[0], atol=0.05, rtol=0.02)
+    assert (expected[0] - expected[1]).abs().max() > 0.2
+
+
+def test_captured_attention_equals_eager_attention():
+    with bench("qwen3", device="cuda", dtype=torch.bfloat16) as b:
+        layers = build_layers(parse("sdpa"), b.cache, b.surveyed)
+        tables = qkv_tables(b.surveyed, steps=3, seed=4)
+        eager = AttentionStep(layers, tables)
+        expected = [torch.stack(eager()) for _ in range(3)]
+        captured = CapturedStep(AttentionStep(layers, tables))
+        for i in range(5):
+            torch.testing.assert_close(torch.stack(captured()), expected[i % 3])
+
+
+def test_prefill_in_chunks_equals_prefill_at_once_on_the_gpu():
+    from attnbench.models.prefill import prefill
+
+    for name in ("qwen3", "gemma3"):
+        with bench(name, device="cuda") as b:
+            ids = prompt(2, TOKENS).cuda()
+            whole = prefill(b.model, b.router, b.cache, ids)
+            pieces = prefill(b.model, b.router, b.cache, ids, chunk=5)
+            torch.testing.assert_close(pieces, whole, atol=1e-3, rtol=1e-3)
+
+
+def test_a_step_that_waits_for_the_device_cannot_be_captured():
+    class Waiting:
+        layers = ()
+
+        def __call__(self):
+            return torch.ones(1, device="cuda") * int(torch.ones(1, device="cuda").item())
+
+        def reset(self):
+            pass
+
+    with pytest.raises(Unsupported, match="captured"):
+        CapturedStep(Waiting())
+    assert torch.ones(3, device="cuda").sum().item() == 3  # the GPU is still usable
