@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from attnbench.ledger import Kind, Ledger, Reason, retract, verify
+from tests.ledger.samples import cell, record_run, result_body, session_body
+
+
+@pytest.fixture
+def ledger(tmp_path, monkeypatch) -> Ledger:
+    """Two runs of one cell, a run of another, a session that nobody closed."""
+    path = tmp_path / "ledger.jsonl"
+    monkeypatch.setenv("ATTNBENCH_LEDGER", str(path))
+    ledger = Ledger(path)
+    record_run(ledger, "aa11")
+    record_run(ledger, "bb22", verdict={"latency": "VOID", "latency_reason": "throttled"})
+    ledger.append(Kind.RESULT, result_body("cc33", arm="sink_window", cell=cell(context=512)))
+    ledger.append(Kind.SESSION, session_body("dd44", "opened"))
+    return ledger
+
+
+def listed(outcome) -> list[dict]:
+    assert outcome.code == 0
+    return json.loads(outcome.out)
+
+
+def test_log_prints_one_aligned_line_a_record_and_cuts_nothing_when_piped(attnbench, ledger):
+    outcome = attnbench("ledger", "log")
+    header, *rows = outcome.out.splitlines()
+    assert len(rows) == len(list(ledger.records()))
+    verdicts = header.index("verdict")
+    assert rows[2][verdicts:].split("  ")[0] == "FASTER / PASS"
+    assert rows[5][verdicts:].split("  ")[0] == "VOID (throttled)"
+    assert "embedded · 8192 tokens · batch 4 · bfloat16 · step · graph · cpu" in rows[0]
+    assert "1.200× [1.100, 1.300]" in rows[2]
+    assert rows[-1].endswith("abandoned")
+
+
+@pytest.mark.parametrize(
+    ("filters", "seqs"),
+    [
+        ([], [1, 2, 3, 4, 5, 6, 7, 8]),
+        (["--kind", "result"], [3, 6, 7]),
+        (["--cell", "context=512"], [7]),
+        (["--cell", "GRAPH context=8192", "--kind", "result"], [3, 6]),
+        (["--method", "sink"], [7]),
+        (["--verdict", "void"], [6]),
+        (["--run", "bb"], [4, 5, 6]),
+        (["--since", "2999-01-01"], []),
+        (["--since", "2000-01-01T00:00+02:00", "--run", "dd"], [8]),
+        (["--tainted"], []),
+    ],
+)
+def test_log_filters(attnbench, ledger, filters, seqs):
+    records = listed(attnbench("ledger", "log", "--json", *filters))
+    assert [record["seq"] for record in records] == seqs
+
+
+def test_log_lists_what_was_tainted_with_its_standing(attnbench, ledger):
+    session = list(ledger.records())[1]
+    retract(ledger, session.id, Reason.ENVIRONMENT, "hot")
+    records = listed(attnbench("ledger", "log", "--json", "--tainted"))
+    assert [record["standing"] for record in records] == ["retracted", "tainted"]
+
+
+def test_log_says_when_nothing_fits(attnbench, ledger):
+    assert "No record of 8" in attnbench("ledger", "log", "--verdict", "slower").out
+
+
+def test_a_date_that_is_none_is_a_usage_error(attnbench, ledger):
+    outcome = attnbench("ledger", "log", "--since", "yesterday")
+    assert outcome.code == 2
+    assert "'yesterday' is no date" in outcome.err
+
+
+def test_show_prints_a_record_with_all_that_bears_on_it(attnbench, ledger):
+    records = list(ledger.records())
+    session, result = records[1], records[2]
+    retraction = retract(ledger, session.id, Reason.ENVIRONMENT, "the fan had stopped")
+    out = attnbench("ledger", "show", session.id[:12]).out
+    assert f"retracted by {retraction.id[:12]}" in out
+    assert f"cited by\n  {result.id[:12]}  result" in out
+    assert "environment · the fan had stopped" in out
+    assert f"tainted by {session.id[:12]}" not in out
+    (shown,) = [json.loads(attnbench("ledger", "show", result.id, "--json").out)]
+    assert shown["standing"] == "tainted"
+    assert shown["cites"] == [session.id]
+
+
+def test_show_of_an_unknown_id_suggests_the_nearest(attnbench, ledger):
+    id = next(ledger.records()).id
+    mistyped = ("0" if id[3] != "0" else "1").join((id[:3], id[4:12]))
+    outcome = attnbench("ledger", "show", mistyped)
+    assert outcome.code == 2
+    assert id[:12] in outcome.err
+
+
+def test_diff_of_two_runs_shows_ratio_interval_verdicts_and_marks(attnbench, ledger):
+    retract(ledger, list(ledger.records())[2].id, Reason.DUPLICATE, "of bb22")
+    out = attnbench("ledger", "diff", "aa11", "bb22").out
+    assert "latency FASTER → VOID" in out
+    assert "before is retracted" in out
+    assert re.search(r"\+0\.0%  -1\d\.\d% to \+1\d\.\d%", out)
+    data = json.loads(attnbench("ledger", "diff", "aa11", "bb22", "--json").out)
+    assert data["comparable"]
+    (change,) = data["changes"]
+    assert change["speedup_ratio"]["level"] == 0.95
+    assert change["before"]["status"] == "retracted"
+
+
+def test_bare_diff_compares_the_latest_run_with_the_one_before_it(attnbench, ledger):
+    alone = attnbench("ledger", "diff")
+    assert alone.code == 0
+    assert "no earlier run" in alone.out
+    assert not json.loads(attnbench("ledger", "diff", "--json").out)["comparable"]
+    record_run(ledger, "ee55")
+    out = attnbench("ledger", "diff").out
+    assert "before: run bb22\nafter:  run ee55" in out
+
+
+def test_diff_of_different_cells_says_not_comparable(attnbench, ledger):
+    outcome = attnbench("ledger", "diff", "aa11", "cc33")
+    assert outcome.code == 0
+    assert "Not comparable: their cells differ: context 8192 → 512." in outcome.out
+
+
+def test_diff_of_one_thing_is_a_usage_error(attnbench, ledger):
+    assert attnbench("ledger", "diff", "aa11").code == 2
+
+
+def test_verify_says_what_holds_and_leaves_with_13_when_broken(attnbench, ledger):
+    sound = attnbench("ledger", "verify")
+    assert sound.code == 0
+    assert "8 records and 2 blobs hold" in sound.out
+    ledger.path.write_bytes(ledger.path.read_bytes().replace(b"aa11", b"aa12", 1))
+    broken = attnbench("ledger", "verify", "--json")
+    assert broken.code == 13
+    assert json.loads(broken.out)["problems"][0]["line"] == 1
+    assert attnbench("ledger", "log").code == 13
+
+
+def test_a_checkpoint_that_was_printed_is_one_to_verify_against(attnbench, ledger, tmp_path):
+    kept = tmp_path / "kept.json"
+    kept.write_text(attnbench("ledger", "checkpoint").out)
+    record_run(ledger, "ff66")
+    agrees = attnbench("ledger", "verify", "--against", str(kept))
+    assert agrees.code == 0
+    assert "continues the checkpoint" in agrees.out
+    lines = ledger.path.read_bytes().splitlines(keepends=True)
+    ledger.path.write_bytes(b"".join(lines[:5]))
+    assert attnbench("ledger", "verify").code == 0
+    assert attnbench("ledger", "verify", "--against", str(kept)).code == 13
+
+
+def test_retract_appends_and_tells_what_it_tainted(attnbench, ledger):
+    session = list(ledger.records())[1]
+    arguments = ["--reason", "wrong-baseline", "--note", "SDPA ran in math", "--evidence", "log"]
+    outcome = attnbench("ledger", "retract", session.id[:12], *arguments)
+    assert outcome.code == 0
+    assert f"{session.id[:12]} is retracted" in outcome.out
+    assert "records tainted by it: 1" in outcome.out
+    assert list(ledger.records())[-1].body["reason"] == "wrong-baseline"
+    assert verify(ledger.path).is_sound
+
+
+def test_retract_wants_a_reason_from_the_list(attnbench, ledger):
+    id = next(ledger.records()).id
+    assert attnbench("ledger", "retract", id, "--reason", "dislike", "--note", "x").code == 2
+    assert len(list(ledger.records())) == 8
+
+
+def test_a_ledger_that_is_not_there_is_an_environment_error(attnbench, tmp_path):
+    outcome = attnbench("ledger", "log", "--ledger", str(tmp_path / "none.jsonl"))
+    assert outcome.code == 1
+    assert "attnbench decode" in outcome.err
+
+
+def test_without_a_path_the_ledger_is_the_one_in_the_folder_ledger(
+    attnbench, ledger, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("ATTNBENCH_LEDGER")
+    monkeypatch.chdir(tmp_path)
+    Ledger(tmp_path / "ledger" / "ledger.jsonl").append(Kind.CLAIM, {"note": "here"})
+    assert len(listed(attnbench("ledger", "log", "--json"))) == 1
