@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from attnbench.quality.samples import Floats, GateArrays
 
 PERPLEXITY_WINDOWS = 5  # fewer text offsets do not make a perplexity gate
+LOGIT_STEPS = 64  # fewer steps a window do not make a gate of logits
 
 Figures = dict[str, float]
 
@@ -30,7 +31,7 @@ def figures(arrays: GateArrays) -> Figures:
     Samples that are not finite are counted in `non_finite` and enter nothing else.
     """
     found = {
-        "non_finite": float(np.count_nonzero(~np.isfinite(arrays.cosine))),
+        "non_finite": float(_non_finite(arrays.cosine) + _non_finite(arrays.kl_nats)),
         "deterministic": float(arrays.deterministic[0]),
         "kept_share": _mean(arrays.kept_share),
         **_outputs(arrays),
@@ -69,14 +70,17 @@ def _nulls(arrays: GateArrays) -> Figures:
 
 
 def _logits(arrays: GateArrays) -> Figures:
+    if not arrays.kl_nats.size or arrays.kl_nats.shape[1] < LOGIT_STEPS:
+        return {}
     found = {
+        "logit_steps": float(arrays.kl_nats.shape[1]),
         "kl_mean_nats": _mean(arrays.kl_nats),
         "kl_p99_nats": _percentile(arrays.kl_nats, 99),
         "top1_agreement": _mean(arrays.agree),
     }
     if len(arrays.nll_nats) >= PERPLEXITY_WINDOWS:
-        offsets = (arrays.nll_nats - arrays.nll_sdpa_nats).astype(np.float64).mean(-1)
-        found["perplexity_change"] = float(np.expm1(offsets.mean()))
+        by_offset = (arrays.nll_nats - arrays.nll_sdpa_nats).mean(-1, dtype=np.float64)
+        found["perplexity_change"] = float(np.expm1(by_offset.mean()))
         found["perplexity_sdpa"] = float(np.exp(_mean(arrays.nll_sdpa_nats)))
     return found
 
@@ -111,6 +115,10 @@ def _comparable(means: NDArray[np.float64], instead: float) -> NDArray[np.float6
 def _head(arrays: GateArrays, means: NDArray[np.float64], flat: Any) -> Head:
     layer, head = np.unravel_index(flat, means.shape)
     return Head(int(arrays.layers[layer]), int(head), float(means[layer, head]))
+
+
+def _non_finite(samples: Floats) -> int:
+    return int(np.count_nonzero(~np.isfinite(samples)))
 
 
 def _mean(samples: Floats) -> float:

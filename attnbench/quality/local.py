@@ -6,80 +6,58 @@ Memory does not grow with methods: one layer of one method exists at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from attnbench.methods.base import Family, KernelConfig, Method
-from attnbench.quality.gates import refuse_replacement
+from attnbench.methods.base import Family
+from attnbench.quality.candidates import Candidate, Progress, Roster
 from attnbench.quality.metrics import head_metrics
 from attnbench.quality.null_cosines import NullCosines
 from attnbench.quality.replay import LayerTrace, deterministic, replay, sdpa_outputs
 from attnbench.quality.samples import Floats, GateArrays
 
 Parts = Mapping[str, Floats]  # one layer of one window: by field of GateArrays
-Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An arm to judge: `label` is unique in the run; `kernel` holds its launch parameters.
-
-    Raises UsageError for a REPLACEMENT method.
-    """
-
-    label: str
-    method: Method
-    kernel: KernelConfig | None = None
-
-    def __post_init__(self) -> None:
-        refuse_replacement(self.label, self.method.family)
 
 
 class LocalGate:
-    """Gathers the samples of every candidate, one window after the other.
+    """Gathers the samples of every candidate that goes, one window after the other."""
 
-    A candidate that raises is left out from there on; `failures` says why.
-    """
-
-    def __init__(self, candidates: Iterable[Candidate], seed: int) -> None:
+    def __init__(self, roster: Roster, seed: int) -> None:
+        self._roster = roster
         self._seed = seed
-        self._going = {candidate.label: candidate for candidate in candidates}
-        self._parts: dict[str, list[list[Parts]]] = {label: [] for label in self._going}
+        self._parts: dict[str, list[list[Parts]]] = {}
         self._deterministic: dict[str, bool] = {}
         self._layers: dict[int, None] = {}
         self._windows = 0
         self._context = 0
-        self.failures: dict[str, Exception] = {}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def add_window(self, traces: Iterable[LayerTrace], progress: Progress) -> None:
         """Judge every layer of one window; the traces may come one by one."""
-        for parts in self._parts.values():
-            parts.append([])
+        for candidate in self._roster.going():
+            self._parts.setdefault(candidate.label, []).append([])
         for trace in traces:
             self._add_layer(trace, progress)
         self._windows += 1
 
     def arrays(self) -> dict[str, GateArrays]:
         """The samples of every candidate that ran through all windows."""
-        return {label: self._stacked(label) for label in self._going}
+        return {
+            candidate.label: self._stacked(candidate.label) for candidate in self._roster.going()
+        }
 
     def _add_layer(self, trace: LayerTrace, progress: Progress) -> None:
         self._context = trace.context
         self._layers[trace.shape.layer] = None
         exact = sdpa_outputs(trace)
         nulls = NullCosines(trace, exact, (self._seed, self._windows, trace.shape.layer))
-        for candidate in list(self._going.values()):
+        for candidate in self._roster.going():
             progress(f"layer {trace.shape.layer}, {candidate.label}")
-            try:
+            with self._roster.attempt(candidate):
                 self._add(candidate, trace, exact, nulls)
-            except Exception as error:  # noqa: BLE001 a method may raise anything: the others go on
-                self.failures[candidate.label] = error
-                del self._going[candidate.label]
 
     def _add(
         self, candidate: Candidate, trace: LayerTrace, exact: Tensor, nulls: NullCosines

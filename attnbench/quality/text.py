@@ -6,9 +6,8 @@ installed numpy and hashed, so that a record says exactly what was read.
 
 from __future__ import annotations
 
+import ast
 import hashlib
-import importlib
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from attnbench.errors import AttnbenchError, UsageError
 from attnbench.quality.wikitext import has_wikitext_spacing, undo_wikitext_spacing
 
-DOCUMENTED = ("", ".fft", ".linalg", ".ma", ".polynomial", ".random", ".strings")
+DOCUMENTED = ("_core", "fft", "lib", "linalg", "ma", "matrixlib", "polynomial")
 
 
 class TextTooShort(UsageError):
@@ -44,28 +43,32 @@ def named_text(name: str, text: str) -> Text:
 
 @lru_cache(maxsize=1)
 def default_text() -> Text:
-    """Documentation strings of numpy's public functions and classes, whole, in sorted order.
+    """Documentation strings of numpy's public functions and classes, whole, file by file.
 
-    The same numpy gives the same bytes. Raises AttnbenchError where numpy was installed or is run
-    without documentation strings (`python -OO`).
+    They are read from numpy's source, not from what is imported: scipy, for one, rewrites a
+    docstring of numpy when it is imported. The same numpy gives the same bytes. Raises
+    AttnbenchError where numpy was installed without its source.
     """
-    documents = dict.fromkeys(_numpy_docstrings())  # an alias adds nothing
+    root = Path(np.__file__).parent
+    files = sorted(path for package in DOCUMENTED for path in (root / package).rglob("*.py"))
+    documents = dict.fromkeys(  # a docstring that is used twice adds nothing
+        document for path in files if "tests" not in path.parts for document in _docstrings(path)
+    )
     if not documents:
         raise AttnbenchError(
-            "the installed numpy has no documentation strings to read",
-            hint="run Python without -OO, or name a text file with --text",
+            "the installed numpy has no source to read documentation strings from",
+            hint="name a text file with --text",
         )
     return named_text(f"numpy {np.__version__} docstrings", "\n\n".join(documents))
 
 
-def _numpy_docstrings() -> Iterator[str]:
-    for suffix in DOCUMENTED:
-        module = importlib.import_module(f"numpy{suffix}")
-        for name in sorted(module.__all__):
-            member = getattr(module, name)
-            document = getattr(member, "__doc__", None)
-            if callable(member) and document:
-                yield inspect.cleandoc(document)
+def _docstrings(path: Path) -> Iterator[str]:
+    """Cleaned docstrings of the public functions, classes and methods of a source file."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            document = ast.get_docstring(node)
+            if document:
+                yield document
 
 
 def read_text(path: str | Path, *, undo_spacing: bool | None = None) -> Text:

@@ -12,7 +12,7 @@ MARK = " @-@ "
 
 _RULES = (
     (re.compile(r" @([-,.])@ "), r"\1"),  # inside a word or number
-    (re.compile(r'" ([^"\n]*?) "'), r'"\1"'),  # quotation marks, pair by pair
+    (re.compile(r'(?<!\S)" ([^"\n]*?) "(?!\S)'), r'"\1"'),  # quotation marks, pair by pair
     (re.compile(r" ('(?:s|re|ve|ll|d|m|t)|n't)\b"), r"\1"),
     (re.compile(r" ([,.;:!?%)\]}])"), r"\1"),
     (re.compile(r"([(\[{$£]) "), r"\1"),

@@ -226,10 +226,10 @@ def test_what_could_not_run_is_not_evaluated_and_says_what_to_do():
 def test_compounded_samples_add_their_gates():
     verdict = verdict_on(
         perfect(
-            kl_nats=np.full((W, 8), 0.3, np.float32),
-            agree=np.ones((W, 8), np.float32),
-            nll_nats=np.ones((W, 8), np.float32),
-            nll_sdpa_nats=np.ones((W, 8), np.float32),
+            kl_nats=np.full((W, 64), 0.3, np.float32),
+            agree=np.ones((W, 64), np.float32),
+            nll_nats=np.ones((W, 64), np.float32),
+            nll_sdpa_nats=np.ones((W, 64), np.float32),
         )
     )
     assert (verdict.verdict, verdict.reason) == (Quality.KILL, "logit-kl")
@@ -238,8 +238,8 @@ def test_compounded_samples_add_their_gates():
 
 
 def test_perplexity_is_paired_over_at_least_five_offsets():
-    sdpa = np.linspace(1, 3, 40, dtype=np.float32).reshape(5, 8)
-    samples = {"nll_nats": sdpa + 0.02, "nll_sdpa_nats": sdpa}
+    sdpa = np.linspace(1, 3, 5 * 64, dtype=np.float32).reshape(5, 64)
+    samples = {"nll_nats": sdpa + 0.02, "nll_sdpa_nats": sdpa, "kl_nats": sdpa, "agree": sdpa}
     found = figures(perfect(**samples))
     assert found["perplexity_change"] == pytest.approx(np.exp(0.02) - 1, rel=1e-3)
     four = {name: part[:4] for name, part in samples.items()}
@@ -259,3 +259,17 @@ def test_samples_come_back_from_their_bytes_and_the_same_samples_give_the_same_b
 def test_damaged_samples_are_a_typed_error(damaged):
     with pytest.raises(AttnbenchError, match="not samples"):
         GateSamples(damaged).arrays()
+
+
+def test_fewer_than_64_steps_do_not_make_a_gate_of_logits():
+    few = np.zeros((W, 63), np.float32)
+    assert "kl_mean_nats" not in figures(perfect(kl_nats=few, agree=few))
+    enough = np.zeros((W, 64), np.float32)
+    assert figures(perfect(kl_nats=enough, agree=enough))["kl_mean_nats"] == 0
+
+
+def test_logits_that_are_not_finite_kill():
+    kl = np.zeros((W, 64), np.float32)
+    kl[1, 5] = np.nan
+    verdict = verdict_on(perfect(kl_nats=kl, agree=kl, nll_nats=kl, nll_sdpa_nats=kl))
+    assert (verdict.verdict, verdict.reason) == (Quality.KILL, "non-finite")

@@ -9,16 +9,21 @@ from attnbench.methods.base import Family
 from attnbench.methods.random_k import RandomK
 from attnbench.methods.sdpa import Sdpa
 from attnbench.methods.zero_cost import ZeroCost
+from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.gates import Quality, judge
-from attnbench.quality.local import Candidate, LocalGate
+from attnbench.quality.local import LocalGate
 from attnbench.quality.replay import deterministic, replay, sdpa_outputs
 from tests.quality.layers import Mutant, gaussian_trace
 
 
-def gate(*methods, windows=2, layers=(0, 5), trace=gaussian_trace) -> LocalGate:
-    found = LocalGate([Candidate(method.label, method) for method in methods], seed=1)
+def roster_of(*methods) -> Roster:
+    return Roster([Candidate(method.label, method) for method in methods])
+
+
+def gate(*methods, windows=2, layers=(0, 5), roster=None) -> LocalGate:
+    found = LocalGate(roster or roster_of(*methods), seed=1)
     for window in range(windows):
-        traces = (trace(layer=layer, seed=10 * window + layer) for layer in layers)
+        traces = (gaussian_trace(layer=layer, seed=10 * window + layer) for layer in layers)
         found.add_window(traces, progress=lambda detail: None)
     return found
 
@@ -100,15 +105,15 @@ def test_a_method_that_fails_is_left_out_and_the_others_go_on():
     def fails(output):
         raise Unsupported("needs another GPU")
 
-    found = gate(Mutant(fails), Sdpa())
-    assert list(found.arrays()) == ["sdpa"]
-    assert [str(error) for error in found.failures.values()] == ["needs another GPU"]
+    roster = roster_of(Mutant(fails), Sdpa())
+    assert list(gate(roster=roster).arrays()) == ["sdpa"]
+    assert [str(error) for error in roster.failures.values()] == ["needs another GPU"]
 
 
 def test_an_output_of_the_wrong_shape_is_a_typed_failure():
-    found = gate(Mutant(lambda output: output[:, :1]))
-    assert all(isinstance(error, Unsupported) for error in found.failures.values())
-    assert len(found.failures) == 1
+    roster = roster_of(Mutant(lambda output: output[:, :1]))
+    gate(roster=roster)
+    assert [type(error) for error in roster.failures.values()] == [Unsupported]
 
 
 def test_a_replacement_method_is_refused_before_anything_runs():
