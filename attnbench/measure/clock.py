@@ -27,9 +27,6 @@ class Clock(Protocol):
     def time(self, step: Step, count: int) -> Timing:
         """Run `step` `count` times; when this returns, the device has finished them all."""
 
-    def finish(self) -> None:
-        """Wait until the device has finished what was asked of it."""
-
 
 class HostClock:
     """The monotonic clock, read once between consecutive steps: for work done on the CPU."""
@@ -43,9 +40,6 @@ class HostClock:
             tuple((after - before) / 1e3 for before, after in pairwise(marks_ns)),
             (marks_ns[-1] - marks_ns[0]) / 1e3,
         )
-
-    def finish(self) -> None:
-        """Nothing runs on when a CPU step has returned."""
 
 
 class CudaEventClock:
@@ -70,14 +64,15 @@ class CudaEventClock:
         wall_us = (time.perf_counter_ns() - began_ns) / 1e3
         return Timing(_elapsed_us(events), wall_us)
 
-    def finish(self) -> None:
-        torch.cuda.synchronize()
-
     def _take(self, count: int) -> list[torch.cuda.Event]:
         # Kept from visit to visit: making thousands of events costs the host milliseconds.
         missing = count - len(self._events)
-        self._events += [torch.cuda.Event(enable_timing=True) for _ in range(missing)]
+        self._events += [_event() for _ in range(missing)]
         return self._events[:count]
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def _elapsed_us(events: Sequence[torch.cuda.Event]) -> tuple[float, ...]:

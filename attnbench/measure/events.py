@@ -40,7 +40,8 @@ Event = Progress | Result | Failure
 
 def decode_event(line: bytes) -> Event:
     """One line of a worker's output; raises `msgspec.DecodeError` on anything else."""
-    return msgspec.json.decode(line, type=Event)
+    event: Event = msgspec.json.decode(line, type=Event)
+    return event
 
 
 class EventWriter:

@@ -91,6 +91,7 @@ class SessionTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", t
     """One session: every cell of one bench, one after the other."""
 
     bench: Bench
+    session: int
     cells: tuple[CellPlan, ...]
     steps: StepCounts
 
@@ -167,11 +168,17 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task",
 
 
 class TimedLaunch(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel configuration and how long attention of all layers took with it."""
+    """A kernel configuration and the median time of attention of all layers with it."""
 
     launch: Launch
     median_us: float
-    failure: str = ""
+
+
+class RefusedLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel configuration that does not run here, and why."""
+
+    launch: Launch
+    failure: ArmFailure
 
 
 class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
@@ -181,14 +188,16 @@ class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     method: str
-    launches: tuple[TimedLaunch, ...]
+    launches: tuple[TimedLaunch, ...] = ()
+    refused: tuple[RefusedLaunch, ...] = ()
     failure: ArmFailure | None = None
 
     @property
     def fastest(self) -> Launch | None:
         """The configuration for the sessions; None where there is none to choose."""
-        ran = [timed for timed in self.launches if not timed.failure]
-        return min(ran, key=lambda timed: timed.median_us).launch if ran else None
+        if not self.launches:
+            return None
+        return min(self.launches, key=lambda timed: timed.median_us).launch
 
 
 class PilotResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="pilot"):

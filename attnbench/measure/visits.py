@@ -19,8 +19,7 @@ from attnbench.measure.nvml import GpuProbe
 from attnbench.measure.tasks import ArmFailure, StepCounts
 from attnbench.protocol.cell import Visit
 from attnbench.protocol.schedule import SessionSchedule
-
-STEADY = 0.02  # relative change of the median over the last two thirds of a warm-up
+from attnbench.stats.warmup import warmed_up
 
 
 class RunningArm(Protocol):
@@ -39,6 +38,7 @@ class RunningArm(Protocol):
         """The least bytes that one step must read."""
 
 
+Tell = Callable[[int, int, str], None]  # done, total, what runs now
 Setup = Callable[[], RunningArm]
 
 
@@ -73,7 +73,7 @@ class Walker:
     probe: GpuProbe
     steps: StepCounts
     reclaim: Callable[[], None]
-    tell: Callable[[int, int, str], None]
+    tell: Tell
 
     def walk(self, schedule: SessionSchedule) -> Walk:
         """Every group of the schedule; raises `WorkerFailed` only when the device is lost."""
@@ -115,7 +115,7 @@ class _Run:
             self._with.clock.time(arm.step, steps.untimed_steps)
         else:
             warmup_us = self._with.clock.time(arm.step, steps.warmup_steps).steps_us
-            if not is_steady(warmup_us):
+            if not warmed_up(warmup_us):
                 warmup_us += self._with.clock.time(arm.step, steps.warmup_steps).steps_us
             self._walk.warmup_us[label] = warmup_us
             self._walk.timed_steps[label] = visit_length(warmup_us, steps)
@@ -158,23 +158,12 @@ class _Run:
     def _contained(self, label: str, during: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001: a method under test may raise anything
+        except Exception as error:  # noqa: BLE001 - a method under test may raise anything
             self._walk.drop(label, arm_failure(error, during))
             self._running.pop(label, None)
+        # Not in the except clause, whose traceback keeps the arm's memory alive.
         if label in self._walk.failures:
-            self._recover(label)
-
-    def _recover(self, label: str) -> None:
-        """Outside of the except clause, whose traceback would keep the arm's memory alive."""
-        try:
-            self._with.clock.finish()
-            self._with.reclaim()
-        except RuntimeError as error:
-            failure = self._walk.failures[label]
-            raise WorkerFailed(
-                f"{label} made the device unusable for every arm: {failure.message}",
-                hint=f"leave {label} out and run again",
-            ) from error
+            recover(label, self._walk.failures[label], self._with.reclaim)
 
     def _tell(self, label: str) -> None:
         self._done += 1
@@ -188,19 +177,22 @@ class _Run:
         )
 
 
-def is_steady(warmup_us: Sequence[float]) -> bool:
-    """Whether the median step no longer changed over the last two thirds of a warm-up."""
-    third = len(warmup_us) // 3
-    if third == 0:
-        return True
-    middle, last = median(warmup_us[-2 * third : -third]), median(warmup_us[-third:])
-    return abs(last / middle - 1) <= STEADY
-
-
 def visit_length(warmup_us: Sequence[float], steps: StepCounts) -> int:
     """Timed steps of each visit of an arm, from the median of the last half of its warm-up."""
     step_us = median(warmup_us[len(warmup_us) // 2 :])
     return max(steps.timed_steps, ceil(steps.min_visit_ms * 1e3 / step_us))
+
+
+def recover(label: str, outcome: object, reclaim: Callable[[], None]) -> None:
+    """Make the bench whole after an arm's turn; `WorkerFailed` where the device is lost to all."""
+    try:
+        reclaim()
+    except RuntimeError as error:
+        said = outcome.message if isinstance(outcome, ArmFailure) else str(error)
+        raise WorkerFailed(
+            f"{label} made the device unusable for every arm: {said}",
+            hint=f"leave {label} out and run again",
+        ) from error
 
 
 def arm_failure(error: Exception, during: str) -> ArmFailure:

@@ -20,7 +20,7 @@ class Log:
 
 @dataclass
 class SimulatedArm:
-    """Takes `step_us` of simulated time a step; `faults` maps a count of inspections to an error."""
+    """A step takes `step_us` of simulated time; `faults`: the n-th inspection raises."""
 
     label: str
     log: Log
@@ -46,21 +46,16 @@ class SimulatedArm:
 
 @dataclass
 class SimulatedClock:
-    """Believes what a step returns, in microseconds; `broken` makes `finish` raise."""
+    """Believes what a step returns, in microseconds."""
 
     log: Log
     now_us: float = 0.0
-    broken: Exception | None = None
 
     def time(self, step: Callable[[], object], count: int) -> Timing:
         steps_us = tuple(float(step()) for _ in range(count))
         self.now_us += sum(steps_us)
         self.log.add(f"time {step.__self__.label} x{count}")
         return Timing(steps_us, sum(steps_us))
-
-    def finish(self) -> None:
-        if self.broken is not None:
-            raise self.broken
 
 
 @dataclass

@@ -90,12 +90,12 @@ def test_a_result_does_not_hide_a_crash_after_it():
 
 
 def test_what_is_no_event_is_shown():
-    with pytest.raises(WorkerFailed, match="no event.*Segmentation"):
+    with pytest.raises(WorkerFailed, match=r"no event.*Segmentation"):
         supervised("print('Segmentation violated')")
 
 
 def test_silence_is_a_hang_and_ends_the_worker():
-    with pytest.raises(WorkerFailed, match="said nothing for 0.5 s"):
+    with pytest.raises(WorkerFailed, match=r"said nothing for 0\.5 s"):
         supervised("import time; time.sleep(600)", silence_s=0.5)
 
 
@@ -142,7 +142,8 @@ FORKS = """
     child = os.fork()
     if child == 0:
         time.sleep(600)
-    print('{"event":"progress","done":%d,"total":%d,"detail":""}' % (os.getpid(), child), flush=True)
+    event = '{"event":"progress","done":%d,"total":%d,"detail":""}'
+    print(event % (os.getpid(), child), flush=True)
     time.sleep(600)
 """
 

@@ -1,0 +1,124 @@
+"""The pilot: which arms run here, which kernel configurations are fastest, which exact arm is.
+
+Its times name the baseline and the configurations; they enter no statistic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from statistics import median
+
+import torch
+
+from attnbench.measure.arms import BenchArm
+from attnbench.measure.clock import device_clock
+from attnbench.measure.device import last_level_cache_bytes
+from attnbench.measure.session import walk_cells
+from attnbench.measure.tasks import (
+    ArmFailure,
+    ArmPilot,
+    Launch,
+    PilotResult,
+    PilotTask,
+    RefusedLaunch,
+    TimedLaunch,
+)
+from attnbench.measure.visits import Tell, arm_failure, recover
+from attnbench.measure.workbench import Workbench, layer_facts, open_bench
+from attnbench.methods.registry import parse
+from attnbench.protocol.cell import Arm, Mode, Scope
+
+TRIAL_WARMUP, TRIAL_STEPS = 3, 10
+
+
+def run_pilot(task: PilotTask, tell: Tell) -> PilotResult:
+    """Examine every arm, then time those in the schedules with the configurations just found."""
+    tell(0, 0, f"loading {task.bench.model}")
+    graphs = any(plan.mode is Mode.GRAPH for plan in task.cells)
+    with open_bench(task.bench) as bench:
+        trial = Trial(bench, Mode.GRAPH if graphs else Mode.EAGER, tell)
+        arms = {arm.label: trial.examine(arm) for arm in task.bench.arms}
+        bench.kernels.update(fastest_launches(arms))
+        return PilotResult(
+            layers=layer_facts(bench.surveyed),
+            arms=arms,
+            session=walk_cells(bench, task.cells, task.steps, tell),
+            device=device_properties(bench.device),
+        )
+
+
+class Trial:
+    """Tries arms in scope attention: whether they run, and how fast with each configuration."""
+
+    def __init__(self, bench: Workbench, mode: Mode, tell: Tell) -> None:
+        self._bench = bench
+        self._mode = mode
+        self._tell = tell
+        self._clock = device_clock(bench.device)
+
+    def examine(self, arm: Arm) -> ArmPilot:
+        """What there is to know of an arm before the sessions."""
+        try:
+            method = parse(arm.method).resolved(self._bench.device)
+            launches = [asdict(c) for c in method.configurations(self._bench.tables.shapes[0])]
+        except Exception as error:  # noqa: BLE001 - a method under test may raise anything
+            return ArmPilot(method=arm.label, failure=arm_failure(error, "pilot"))
+        if launches:
+            return self._tuned(arm, method.label, launches)
+        tried = self._timed(arm, None, "1 of 1")
+        failure = tried if isinstance(tried, ArmFailure) else None
+        return ArmPilot(method=method.label, failure=failure)
+
+    def _tuned(self, arm: Arm, method: str, launches: list[Launch]) -> ArmPilot:
+        """An arm with configurations runs when at least one of them does."""
+        timed: list[TimedLaunch] = []
+        refused: list[RefusedLaunch] = []
+        for number, launch in enumerate(launches, 1):
+            tried = self._timed(arm, launch, f"{number} of {len(launches)}")
+            if isinstance(tried, ArmFailure):
+                refused.append(RefusedLaunch(launch=launch, failure=tried))
+            else:
+                timed.append(TimedLaunch(launch=launch, median_us=tried))
+        return ArmPilot(
+            method=method,
+            launches=tuple(timed),
+            refused=tuple(refused),
+            failure=None if timed else refused[-1].failure,
+        )
+
+    def _timed(self, arm: Arm, launch: Launch | None, which: str) -> float | ArmFailure:
+        """Median microseconds of attention of all layers, or why it does not run."""
+        self._tell(0, 0, f"{arm.label}: configuration {which}")
+        try:
+            result: float | ArmFailure = self._median_us(arm, launch)
+        except Exception as error:  # noqa: BLE001 - a method under test may raise anything
+            result = arm_failure(error, "pilot")
+        recover(arm.label, result, self._bench.reclaim)
+        return result
+
+    def _median_us(self, arm: Arm, launch: Launch | None) -> float:
+        ready = BenchArm(self._bench, arm.method, launch, Scope.ATTENTION, self._mode)
+        self._clock.time(ready.step, TRIAL_WARMUP)
+        steps_us = self._clock.time(ready.step, TRIAL_STEPS).steps_us
+        ready.inspect()
+        return median(steps_us)
+
+
+def fastest_launches(arms: dict[str, ArmPilot]) -> dict[str, Launch]:
+    """The configuration to use, for every arm that has one to choose."""
+    fastest = {label: arm.fastest for label, arm in arms.items()}
+    return {label: launch for label, launch in fastest.items() if launch is not None}
+
+
+def device_properties(device: torch.device) -> dict[str, str | int | float]:
+    """What torch knows of the device and NVML does not."""
+    if device.type != "cuda":
+        return {"kind": "cpu", "cache_bytes": last_level_cache_bytes()}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "kind": "cuda",
+        "name": properties.name,
+        "processors": properties.multi_processor_count,
+        "cache_bytes": properties.L2_cache_size,
+        "compute_capability": f"{properties.major}.{properties.minor}",
+    }

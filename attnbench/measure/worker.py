@@ -1,0 +1,79 @@
+"""A worker process: `python -m attnbench.measure.worker`, a task as JSON in, events as JSON out.
+
+It does one task in a fresh process and decides nothing. Every error ends here as one event, with
+its traceback on standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+import msgspec
+
+from attnbench import errors
+from attnbench.errors import AttnbenchError, Exit
+from attnbench.measure.events import EventWriter, Failure, Result, take_stdout
+from attnbench.measure.tasks import (
+    MemoryTask,
+    PilotTask,
+    SessionTask,
+    Task,
+    TaskResult,
+)
+
+
+def main() -> int:
+    """Do the task on standard input; returns the exit status."""
+    events = take_stdout()
+    try:
+        task: Task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+        prepare(task)
+        events.send(Result(result=perform(task, events)))
+    except KeyboardInterrupt:
+        return Exit.INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the one place where a worker's errors end
+        traceback.print_exc()
+        events.send(failure_event(error))
+        return Exit.RUNTIME
+    return Exit.DONE
+
+
+def prepare(task: Task) -> None:
+    """Fix what must not differ between sessions: threads and seeds."""
+    import torch
+
+    torch.set_num_threads(task.bench.threads)
+    torch.set_num_interop_threads(1)
+    torch.manual_seed(task.bench.seed)
+
+
+def perform(task: Task, events: EventWriter) -> TaskResult:
+    """The task's result; only what this kind of task needs is imported."""
+    if isinstance(task, SessionTask):
+        from attnbench.measure.session import run_session
+
+        return run_session(task, events.progress)
+    if isinstance(task, PilotTask):
+        from attnbench.measure.pilot import run_pilot
+
+        return run_pilot(task, events.progress)
+    if isinstance(task, MemoryTask):
+        from attnbench.measure.memory import run_memory
+
+        return run_memory(task, events.progress)
+    from attnbench.measure.judging import run_judging
+
+    return run_judging(task, events.progress)
+
+
+def failure_event(error: Exception) -> Failure:
+    """The error by the name of its nearest class in `attnbench.errors`, which the parent knows."""
+    kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__]
+    if isinstance(error, AttnbenchError):
+        return Failure(type=kinds[0], message=error.message, hint=error.hint)
+    return Failure(type=type(error).__name__, message=str(error), hint="")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
