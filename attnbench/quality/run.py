@@ -111,7 +111,7 @@ def gate_windows(
     capacity = counts.context + counts.recorded_steps
     with routed(loaded, capacity, dtype, device) as model:
         tell = _Counter(progress, len(ids) * _parts_of_a_window(model, roster, counts))
-        for window in torch.split(ids.to(device), 1):  # type: ignore[no-untyped-call]
+        for window in (row[None] for row in ids.to(device)):
             tell(f"prefill of {counts.context} tokens")
             record = record_window(model, window[:, :-1], counts.context)
             local.add_window(layer_traces(model, record, counts.context, counts.steps), tell)
