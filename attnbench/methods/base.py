@@ -187,7 +187,8 @@ class Method(ABC):
                 f"{self.name} has no implementation for {device.type}",
                 hint=f"it runs as {', '.join(self.implementations)} on a CUDA GPU",
             )
-        return replace(self, **{"impl": impl})
+        fixed: dict[str, str] = {"impl": impl}
+        return replace(self, **fixed)
 
     @property
     def label(self) -> str:

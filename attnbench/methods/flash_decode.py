@@ -1,0 +1,98 @@
+"""The project's own split-KV decode kernel in Triton, grouped-query native."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from attnbench.methods.base import CacheView, Family, KernelConfig, LayerShape, Method, MethodLayer
+from attnbench.methods.exact_cache import ExactCacheLayer
+from attnbench.methods.reference import exact_attention
+
+
+@dataclass(frozen=True)
+class FlashDecode(Method):
+    """Exact attention that reads every cached row once, splits it over the whole GPU, and appends
+    the new row in the same launch."""
+
+    name: ClassVar[str] = "flash_decode"
+    family: ClassVar[Family] = Family.EXACT
+    source: ClassVar[str] = "https://crfm.stanford.edu/2023/10/12/flashdecoding.html"
+    implementations: ClassVar[tuple[str, ...]] = ("triton",)
+
+    @property
+    def dynamic_length(self) -> bool:
+        """The kernel reads the length from the device."""
+        return True
+
+    def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
+        """Exact attention."""
+        return exact_attention(q, k, v, shape.scale)
+
+    def check(self, shape: LayerShape) -> None:
+        """A CUDA GPU (or Triton's interpreter), and a head dimension that is a power of two."""
+        from attnbench.methods.split_kv import require_triton
+
+        require_triton(self.name, shape)
+
+    def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
+        """Tiles, splits, warps and stages of the split-KV kernel."""
+        from attnbench.methods.split_kv import split_configurations
+
+        return split_configurations(shape, 2 * shape.head_dim * shape.dtype.itemsize)
+
+    def layer(self, shape: LayerShape) -> MethodLayer:
+        """A layer that calls the kernel on the exact cache."""
+        return SplitDecodeLayer(self, shape)
+
+
+class SplitDecodeLayer(ExactCacheLayer):
+    """The split-KV kernel over the exact cache, over all of it or over sinks and a window."""
+
+    def __init__(
+        self, method: Method, shape: LayerShape, *, sinks: int = 0, window: int = 0
+    ) -> None:
+        super().__init__(shape)
+        self.config = shape.kernel or method.configurations(shape)[0]
+        self.sinks = sinks
+        self.window = window
+
+    def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
+        """Keep the view and allocate workspaces."""
+        from attnbench.methods.split_kv import workspace
+
+        super().prefill(cache, q)
+        self.workspace = workspace(self.shape, self.config)
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append and attend in one launch."""
+        from attnbench.kernels.split_decode import split_decode
+
+        return split_decode(
+            q,
+            k,
+            v,
+            self.cache.k,
+            self.cache.v,
+            self.cache.length.tensor,
+            self.workspace,
+            scale=self.shape.scale,
+            block_n=self.config.block_n,
+            num_warps=self.config.num_warps,
+            num_stages=self.config.num_stages,
+            sinks=self.sinks,
+            window=self.window,
+        )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The exact cache and the workspaces."""
+        yield from super().tensors()
+        yield from self.workspace.tensors()
+
+    @property
+    def attended(self) -> int:
+        """All tokens, or those of the sinks and the window."""
+        return min(self.visible, self.sinks + self.window) if self.window else self.visible
