@@ -1,4 +1,4 @@
-"""From block values to a ratio with its interval: sessions are the replicates, nothing else is.
+"""From block values to one value a session: sessions are the replicates, nothing else is.
 
 A block value is log(A/B), the two times of one block. A session's value is taken twice: the mean
 over blocks, which misses no slow mode, and the median of its group means, which no jump can move.
@@ -13,8 +13,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from attnbench.stats.student import mean_interval
-
 
 @dataclass(frozen=True)
 class SessionRatio:
@@ -22,22 +20,6 @@ class SessionRatio:
 
     mean: float
     robust: float
-
-
-@dataclass(frozen=True)
-class RatioEstimate:
-    """A ratio over sessions by both centres; `sd` is that of the sessions' mean log ratios."""
-
-    estimate: float
-    low: float
-    high: float
-    level: float
-    robust_estimate: float
-    robust_low: float
-    robust_high: float
-    sessions: int
-    sd: float
-    robust_sd: float
 
 
 def session_ratio(groups: Sequence[Sequence[float]]) -> SessionRatio:
@@ -49,27 +31,6 @@ def session_ratio(groups: Sequence[Sequence[float]]) -> SessionRatio:
     return SessionRatio(
         mean=math.fsum(blocks) / len(blocks),
         robust=statistics.median(math.fsum(group) / len(group) for group in filled),
-    )
-
-
-def ratio_estimate(sessions: Sequence[SessionRatio], level: float) -> RatioEstimate:
-    """exp of the mean over sessions and its t interval, for both centres.
-
-    Raises `ValueError` below two sessions, which have no interval.
-    """
-    mean = mean_interval([session.mean for session in sessions], level)
-    robust = mean_interval([session.robust for session in sessions], level)
-    return RatioEstimate(
-        estimate=as_ratio(mean.mean),
-        low=as_ratio(mean.low),
-        high=as_ratio(mean.high),
-        level=level,
-        robust_estimate=as_ratio(robust.mean),
-        robust_low=as_ratio(robust.low),
-        robust_high=as_ratio(robust.high),
-        sessions=len(sessions),
-        sd=mean.sd,
-        robust_sd=robust.sd,
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 FEWEST_STEPS = 16  # below this the last half has no slope worth the name
 FLAT_WITHIN = 0.05  # of the median, over the last half; blocks cancel what remains
-NOISE_MULTIPLE = 5.0  # standard errors; generous, since steps are not independent
+NOISE_MULTIPLE = 4.0  # standard errors; generous, since steps are not independent
 LEAST_SHARE = 0.15  # of the whole change, in each third of the way: else it is a jump
 
 

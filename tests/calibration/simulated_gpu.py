@@ -23,7 +23,8 @@ WARMUP_STEPS = 50
 class SimulatedArm:
     """`step_us` is its undisturbed time.
 
-    It is `slow_by` slower in `slow_share` of its captures. `session_speeds`: each process draws one.
+    It is `slow_by` slower in `slow_share` of its captures, and each process draws one of
+    `session_speeds`.
     """
 
     step_us: float = 1000.0
