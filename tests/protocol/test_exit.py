@@ -1,0 +1,93 @@
+"""The exit code of a run is that of its gravest candidate."""
+
+import pytest
+
+from attnbench.errors import Exit
+from attnbench.protocol.cell import Cell, Mode, Role, Scope
+from attnbench.protocol.exit import gravest, run_exit
+from attnbench.protocol.result import ArmResult, Interval, Verdicts
+
+CELL = Cell(
+    model="embedded",
+    context=512,
+    batch=1,
+    dtype="float32",
+    scope=Scope.STEP,
+    mode=Mode.EAGER,
+    device="cpu",
+)
+
+
+def result(
+    latency="FASTER", quality="PASS", memory="EQUIVALENT", role=Role.CANDIDATE, speed_up=1.0
+):
+    return ArmResult(
+        run="r",
+        cell=CELL,
+        arm="c",
+        method="c",
+        family="approximate",
+        role=role,
+        source_sha256="",
+        baseline="a",
+        verdict=Verdicts(
+            latency=latency,
+            latency_reason="",
+            quality=quality,
+            quality_reason="",
+            memory=memory,
+            memory_reason="",
+            next_step="",
+        ),
+        protocol={},
+        environment={},
+        ratio=Interval(estimate=speed_up, low=speed_up - 0.01, high=speed_up + 0.01, level=0.95),
+    )
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "code"),
+    [
+        ({}, Exit.DONE),
+        ({"latency": "SLOWER"}, Exit.DONE),
+        ({"latency": "EQUIVALENT", "quality": "NOT_EVALUATED"}, Exit.DONE),
+        ({"quality": "MARGINAL"}, Exit.DONE),
+        ({"memory": "LARGER"}, Exit.DONE),
+        ({"quality": "KILL"}, Exit.FALSIFIED),
+        ({"latency": "INCONCLUSIVE"}, Exit.INCONCLUSIVE),
+        ({"memory": "INCONCLUSIVE"}, Exit.INCONCLUSIVE),
+        ({"latency": "VOID"}, Exit.VOID),
+        ({"quality": "KILL", "latency": "INCONCLUSIVE"}, Exit.FALSIFIED),
+        ({"quality": "KILL", "latency": "VOID"}, Exit.VOID),
+    ],
+)
+def test_each_candidate_counts_by_its_gravest_verdict(verdicts, code):
+    assert run_exit([result(), result(**verdicts), result()]) is code
+
+
+@pytest.mark.parametrize("role", [Role.CONTROL, Role.BASELINE, Role.BASELINE_AGAIN])
+def test_controls_and_the_baseline_pair_never_count(role):
+    assert run_exit([result("VOID", "KILL", "INCONCLUSIVE", role=role)]) is Exit.DONE
+
+
+@pytest.mark.parametrize(
+    ("speed_up", "allowed", "code"),
+    [
+        (0.5, None, Exit.DONE),
+        (0.5, 0.1, Exit.FALSIFIED),
+        (0.95, 0.1, Exit.DONE),
+        (0.905, 0.1, Exit.DONE),  # its interval still reaches what is allowed
+    ],
+)
+def test_slower_fails_a_run_only_when_slower_than_allowed(speed_up, allowed, code):
+    slower = result(latency="SLOWER", speed_up=speed_up)
+    assert run_exit([slower], slower_allowed=allowed) is code
+
+
+def test_a_run_without_candidates_is_done():
+    assert run_exit([]) is Exit.DONE
+
+
+def test_a_broken_ledger_is_graver_than_anything_else():
+    codes = [Exit.DONE, Exit.INCONCLUSIVE, Exit.FALSIFIED, Exit.VOID, Exit.LEDGER_BROKEN]
+    assert [gravest(codes[:n]) for n in range(1, 6)] == codes
