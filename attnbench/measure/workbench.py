@@ -107,7 +107,7 @@ def open_bench(bench: Bench) -> Iterator[Workbench]:
     try:
         loaded = load(bench.model, torch_dtype(bench), device, bench.seed)
         check_context(loaded.info, bench.context)
-        with attention_router(loaded.module) as router:
+        with attention_router(loaded.module) as router, cheap_collections():
             yield Workbench(bench, loaded, router)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
@@ -115,6 +115,20 @@ def open_bench(bench: Bench) -> Iterator[Workbench]:
             f"fit: {error}",
             hint="use a smaller context or batch",
         ) from error
+
+
+@contextmanager
+def cheap_collections() -> Iterator[None]:
+    """Take what is there now out of the garbage collector's sight.
+
+    Else every collection, also one within a timed step, walks all of transformers.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def torch_dtype(bench: Bench) -> torch.dtype:

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from attnbench.errors import Unsupported
+from attnbench.measure.device import (
+    cpu_facts,
+    cpu_name,
+    device_facts,
+    environment,
+    has_gpu,
+    last_level_cache_bytes,
+)
+from tests.measure.fake_nvml import FakeNvml, NVMLError
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    def install(**answers) -> FakeNvml:
+        nvml = FakeNvml(**answers)
+        monkeypatch.setitem(sys.modules, "pynvml", nvml)
+        return nvml
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return install
+
+
+def test_bandwidth_in_theory_is_memory_clock_times_bus_width_twice_a_cycle(gpu):
+    gpu()
+    facts = device_facts("cuda")
+    assert facts.name == "NVIDIA H100 80GB HBM3"
+    assert facts.compute_capability == "9.0"
+    assert facts.cuda == "13.0"
+    # 2619 MHz x 2 x 5120 bits / 8: the 3.35 TB/s of the data sheet
+    assert facts.theoretical_bandwidth_gb_s == pytest.approx(3352.32)
+
+
+def test_a_gpu_that_hides_its_bus_has_no_bandwidth_in_theory(gpu):
+    gpu(DeviceGetMemoryBusWidth=NVMLError("Not Supported"))
+    assert device_facts("cuda").theoretical_bandwidth_gb_s == 0
+
+
+def test_the_first_visible_gpu_is_meant(gpu, monkeypatch):
+    nvml = gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
+    device_facts("cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-abc")
+    device_facts("cuda")
+    assert ("DeviceGetHandleByIndex", (3,)) in nvml.asked
+    assert ("DeviceGetHandleByUUID", ("GPU-abc",)) in nvml.asked
+
+
+@pytest.mark.parametrize("hidden", ["", "-1", "MIG-GPU-1/1/0"])
+def test_a_hidden_or_sliced_gpu_is_refused_by_name(gpu, monkeypatch, hidden):
+    gpu()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    assert not has_gpu()
+    with pytest.raises(Unsupported, match="CUDA_VISIBLE_DEVICES"):
+        device_facts("cuda")
+
+
+def test_without_a_driver_there_is_no_gpu(gpu):
+    gpu(Init=NVMLError("Driver Not Loaded"))
+    assert not has_gpu()
+
+
+def test_the_cpu_has_memory_and_cores():
+    facts = cpu_facts()
+    assert facts.kind == "cpu"
+    assert 0 < facts.memory_free_bytes <= facts.memory_total_bytes
+    assert facts.cores >= 1
+
+
+def test_the_processor_is_named_as_the_system_names_it(tmp_path):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Ryzen 9\nmodel name\t: other\n")
+    assert cpu_name(cpuinfo) == "Ryzen 9"
+
+
+def test_the_largest_cache_counts(tmp_path):
+    for index, size in enumerate(("48K", "2048K", "32M")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    assert last_level_cache_bytes(tmp_path) == 32 << 20
+
+
+def test_the_environment_names_versions_without_importing_what_is_heavy():
+    script = (
+        "import sys; from attnbench.measure.device import cpu_facts, environment; "
+        "said = environment(cpu_facts()); assert said['torch'], said; "
+        "print(sorted({'torch', 'transformers', 'triton', 'pynvml'} & set(sys.modules)))"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+    assert environment(cpu_facts())["attnbench"] == "0.1.0"

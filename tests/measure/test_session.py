@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+import torch
+
+from attnbench.errors import ModelError
+from attnbench.measure.arms import BenchArm, BrokenArm
+from attnbench.measure.pilot import Trial
+from attnbench.measure.session import walk_cells
+from attnbench.measure.tasks import Fill, SessionResult
+from attnbench.measure.workbench import checksum
+from attnbench.protocol.cell import Mode, Scope
+from tests.measure.standing import CPU, STEPS, arm, cell, standing, with_arms
+
+
+@pytest.fixture(autouse=True)
+def _small_buffer(monkeypatch):
+    monkeypatch.setattr("attnbench.measure.bandwidth.CPU_BUFFER_BYTES", 1 << 20)
+
+
+def session(*methods: str, scope: Scope = Scope.STEP, architecture: str = "llama"):
+    bench = with_arms(*methods)
+    with standing(bench, architecture) as stands:
+        return walk_cells(stands, (cell(bench, scope),), STEPS, lambda *_: None)
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+def test_a_session_times_every_visit_of_the_schedule(scope, architecture):
+    result = session("sdpa", "eager_repeat_kv", "zero_cost", scope=scope, architecture=architecture)
+    (walked,) = result.cells
+    assert walked.failures == {}
+    assert len(walked.samples.visits) == 4 * 3
+    assert all(len(visit.steps_us) == 2 for visit in walked.samples.visits)
+    assert all(us > 0 for visit in walked.samples.visits for us in visit.steps_us)
+    assert set(walked.samples.warmup_us) == {"sdpa", "eager_repeat_kv", "zero_cost"}
+    assert walked.samples.witness["sdpa"]["kept_share"] == 1
+    assert walked.samples.witness["zero_cost"]["kept_share"] == 0
+
+
+def test_the_wall_clock_of_a_visit_holds_its_steps():
+    for visit in session("sdpa", "zero_cost").cells[0].samples.visits:
+        assert visit.wall_us == pytest.approx(sum(visit.steps_us))
+
+
+def test_a_result_survives_its_way_through_json():
+    result = session("sdpa", "Nan")
+    assert msgspec.json.decode(msgspec.json.encode(result), type=SessionResult) == result
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "said"),
+    [
+        ("Nan", "BrokenArm", "NaN"),
+        ("Transposed", "BrokenArm", "returned"),
+        ("Raises", "IndexError", "block 19"),
+        ("Damages", "BrokenArm", "shared cache"),
+        ("LeavesTail", "BrokenArm", "shared cache"),
+        ("OutOfMemory", "DoesNotFit", "2 TiB"),
+    ],
+)
+@pytest.mark.parametrize("scope", list(Scope))
+def test_a_broken_arm_fails_alone_with_its_reason(broken, kind, said, scope):
+    (walked,) = session("sdpa", broken, "Good", scope=scope).cells
+    failure = walked.failures[broken]
+    assert failure.type == kind
+    assert said in failure.message
+    assert set(walked.failures) == {broken}
+    blocks = {visit.block for visit in walked.samples.visits}
+    assert len(blocks) == 4
+    assert len(walked.samples.visits) == 2 * 4
+
+
+def test_what_one_arm_damaged_is_whole_again_for_the_next():
+    with standing(with_arms("sdpa")) as bench:
+        before = checksum(bench.cache)
+        with pytest.raises(BrokenArm):
+            BenchArm(bench, arm("Damages").method, None, Scope.STEP, Mode.EAGER)
+        assert not torch.equal(checksum(bench.cache), before)
+        bench.reclaim()
+        assert torch.equal(checksum(bench.cache), before)
+
+
+def test_a_prefill_that_differs_the_second_time_stops_the_session():
+    with standing(with_arms("sdpa")) as bench:
+        bench.cache.views[0].k[0, 0, 0, 0] += 1
+        bench.bench = msgspec.structs.replace(bench.bench, seed=6)
+        with pytest.raises(ModelError, match="did not give the same cache"):
+            bench.reclaim()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_the_checksum_sees_one_bit_of_one_row(dtype):
+    bench = msgspec.structs.replace(with_arms("sdpa"), dtype=dtype)
+    with standing(bench) as stands:
+        before = checksum(stands.cache)
+        row = stands.cache.views[1].v[1, 0, 7].view(torch.int8)
+        row[0] ^= 1
+        after = checksum(stands.cache)
+        assert (before != after).nonzero().tolist() == [[3, 7]]
+
+
+def test_a_prefilled_cache_comes_from_the_text_and_is_the_same_in_every_process():
+    bench = msgspec.structs.replace(with_arms("sdpa", "zero_cost"), fill=Fill.PREFILLED)
+    with standing(bench) as first, standing(bench) as second:
+        assert first.cache_sha256 == second.cache_sha256
+        assert first.token_table.shape == (64, 2)
+    with standing(CPU) as synthetic:
+        assert synthetic.cache_sha256 != first.cache_sha256
+
+
+def test_samples_carry_bandwidth_seed_and_environment():
+    result = session("sdpa", "zero_cost")
+    samples = result.cells[0].samples
+    assert samples.bandwidth_gb_s == result.bandwidth.gb_s > 0
+    assert samples.seed == cell(with_arms("sdpa", "zero_cost")).schedule.seed
+    assert samples.environment["fill"] == "synthetic"
+    assert samples.environment["threads"] == torch.get_num_threads()
+
+
+def test_the_pilot_says_which_arms_run_and_why_others_do_not():
+    with standing(with_arms("sdpa")) as bench:
+        trial = Trial(bench, Mode.EAGER, lambda *_: None)
+        assert trial.examine(arm("sdpa")).failure is None
+        assert trial.examine(arm("Transposed")).failure.type == "BrokenArm"
+        assert trial.examine(arm("sdpa,backend=cudnn")).failure.type == "Unsupported"
+        assert math.isfinite(bench.cache.views[0].k.sum())
+
+
+def test_the_pilot_names_the_fastest_configuration_and_keeps_the_times_of_all():
+    with standing(with_arms("Tuned")) as bench:
+        found = Trial(bench, Mode.EAGER, lambda *_: None).examine(arm("Tuned"))
+    assert [timed.launch["splits"] for timed in found.launches] == [1, 40]
+    assert [refused.launch["splits"] for refused in found.refused] == [7]
+    assert found.fastest == found.launches[0].launch
+    assert found.failure is None

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from attnbench.errors import ModelError, UsageError, WorkerFailed
+from attnbench.measure.events import Failure, Progress, decode_event
+from attnbench.measure.supervisor import run_task
+from attnbench.measure.tasks import (
+    Fill,
+    MemoryTask,
+    PilotResult,
+    PilotTask,
+    QualityTask,
+    SessionResult,
+    SessionTask,
+)
+from attnbench.measure.worker import failure_event
+from attnbench.quality.text import TextTooShort
+from tests.measure.standing import CPU, STEPS, arm, cell, with_arms
+from tests.models.tiny import COMMON, build
+
+SILENCE_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """A tiny model on disk, without a tokenizer."""
+    path = tmp_path_factory.mktemp("tiny")
+    build("llama", COMMON).save_pretrained(path)
+    return str(path)
+
+
+def run(task, on_event=lambda event: None):
+    return run_task(task, on_event, SILENCE_S)
+
+
+def test_a_whole_session_runs_in_a_process_of_its_own(folder):
+    bench = msgspec.structs.replace(with_arms("sdpa", "Nan", "zero_cost"), model=folder)
+    heard: list[Progress] = []
+    task = SessionTask(bench=bench, session=0, cells=(cell(bench),), steps=STEPS)
+    result = run(task, heard.append)
+    assert isinstance(result, SessionResult)
+    (walked,) = result.cells
+    assert set(walked.failures) == {"Nan"}
+    assert len(walked.samples.visits) == 2 * 4
+    assert walked.read_bytes["sdpa"] > walked.read_bytes["zero_cost"] == result.weight_bytes
+    assert len(result.cache_sha256) == 64
+    assert heard[-1].done == heard[-1].total
+
+
+def test_the_pilot_reports_layers_arms_and_times(folder):
+    exact = msgspec.structs.replace(with_arms("sdpa", "sdpa_repeat_kv"), model=folder)
+    bench = msgspec.structs.replace(exact, arms=(*exact.arms, arm("Transposed")))
+    result = run(PilotTask(bench=bench, cells=(cell(exact),), steps=STEPS))
+    assert isinstance(result, PilotResult)
+    assert [(layer.heads, layer.kv_heads, layer.head_dim) for layer in result.layers] == [
+        (4, 2, 8)
+    ] * 3
+    assert result.arms["Transposed"].failure.type == "BrokenArm"
+    assert {visit.arm for visit in result.session.cells[0].samples.visits} == {
+        "sdpa",
+        "sdpa_repeat_kv",
+    }
+    memory = run(MemoryTask(bench=exact, layers=result.layers))
+    assert memory.arms["sdpa"].reachable_bytes == 3 * 2 * 2 * 2 * 25 * 8 * 4
+
+
+def test_a_model_that_is_not_there_is_the_users_error_across_processes():
+    bench = msgspec.structs.replace(with_arms("sdpa"), model="./nowhere.gguf")
+    task = SessionTask(bench=bench, session=0, cells=(), steps=STEPS)
+    with pytest.raises(ModelError, match="nowhere"):
+        run(task)
+
+
+def test_a_context_beyond_the_model_is_refused_across_processes(folder):
+    bench = msgspec.structs.replace(CPU, model=folder, context=129)
+    with pytest.raises(UsageError, match="128 positions"):
+        run(SessionTask(bench=bench, session=0, cells=(), steps=STEPS))
+
+
+def test_quality_of_a_model_that_cannot_read_is_refused_across_processes(folder):
+    bench = msgspec.structs.replace(with_arms("sdpa"), model=folder, fill=Fill.PREFILLED)
+    with pytest.raises(UsageError, match="tokenizer"):
+        run(QualityTask(bench=bench, windows=1, steps=2))
+
+
+def test_a_task_that_is_none_is_refused():
+    ran = subprocess.run(
+        [sys.executable, "-m", "attnbench.measure.worker"],
+        input=b'{"task":"coffee"}',
+        capture_output=True,
+        check=False,
+    )
+    assert ran.returncode == 1
+    event = decode_event(ran.stdout.strip())
+    assert isinstance(event, Failure)
+    assert event.type == "ValidationError"
+    assert b"Traceback" in ran.stderr
+
+
+def test_a_bug_in_the_worker_is_a_failed_worker_with_its_traceback(folder):
+    bench = msgspec.structs.replace(CPU, model=folder, dtype="float31")
+    with pytest.raises(WorkerFailed, match=r"(?s)AttributeError.*float31"):
+        run(SessionTask(bench=bench, session=0, cells=(), steps=STEPS))
+
+
+def test_stray_prints_cannot_reach_the_events():
+    script = (
+        "import os; from attnbench.measure.events import take_stdout; events = take_stdout(); "
+        "print('loading', flush=True); os.write(1, b'native'); events.progress(1, 2, 'x')"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert decode_event(ran.stdout.strip()) == Progress(done=1, total=2, detail="x")
+    assert b"loading" in ran.stderr
+    assert b"native" in ran.stderr
+
+
+def test_an_error_travels_by_the_name_of_its_nearest_public_class():
+    event = failure_event(TextTooShort("too short", hint="less context"))
+    assert (event.type, event.message, event.hint) == ("UsageError", "too short", "less context")
+    assert failure_event(KeyError("x")).type == "KeyError"
