@@ -29,6 +29,8 @@ class ModelInfo:
     # sha256 of the weight files (of the configuration, for a preset); empty only where `inspect`
     # looked at a hub model whose weights are not on this machine yet.
     identity: str
+    # Rotary positions go on past `max_context`; a table of learned positions ends there.
+    rotary: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,20 @@ class LoadedModel:
     tokenizer: Any | None  # a transformers tokenizer; None for presets
 
 
-def check_context(info: ModelInfo, tokens: int) -> None:
-    """Raise `UsageError` unless the model has positions for `tokens` cached tokens and one more."""
+def check_context(info: ModelInfo, tokens: int, steps: int = 1) -> None:
+    """Raise `UsageError` unless the model can decode `steps` tokens after `tokens` cached ones.
+
+    A rotary model may cache its whole context and decode past it; one with learned positions
+    needs a position for every decoded token too.
+    """
     if tokens < 1:
         raise UsageError(
             f"a context of {tokens} tokens makes no sense", hint="use at least one token"
         )
-    if tokens + 1 > info.max_context:
+    largest = info.max_context if info.rotary else info.max_context - steps
+    if tokens > largest:
         raise UsageError(
-            f"{info.spec} knows {info.max_context} positions; "
-            f"{tokens} cached tokens and one decoded need {tokens + 1}",
-            hint=f"the largest context of this model is {info.max_context - 1}",
+            f"a context of {tokens} tokens is beyond {info.spec}, which knows "
+            f"{info.max_context} positions",
+            hint=f"the largest context for this model is {largest}",
         )
