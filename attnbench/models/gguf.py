@@ -24,7 +24,15 @@ from attnbench.models.info import LoadedModel, ModelInfo
 
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, metadata entries (GGUF 2 and 3)
 # What transformers and the gguf package raise for files that they cannot make a model of.
-_UNREADABLE = (ValueError, OSError, KeyError, IndexError, NotImplementedError, RuntimeError)
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    KeyError,
+    IndexError,
+    TypeError,
+    RuntimeError,  # and NotImplementedError
+    struct.error,
+)
 
 
 @dataclass(frozen=True)
