@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -111,12 +112,33 @@ def test_a_ledger_that_was_exchanged_while_waiting_for_its_lock_is_opened_again(
     with ledger.path.open("rb") as held:
         portalocker.lock(held, portalocker.LockFlags.EXCLUSIVE)
         waiting = subprocess.Popen([sys.executable, "-c", APPEND_ONE, str(ledger.path)])
-        wait_until_blocked(waiting.pid)
+        wait_until_blocked(waiting)
         other = ledger.path.with_suffix(".new")
         other.write_bytes(before)
         other.replace(ledger.path)
     assert waiting.wait() == 0
     assert [record.seq for record in ledger.records()] == [1, 2]
+
+
+def test_a_reader_waits_for_a_record_that_is_being_written(three):
+    import portalocker
+
+    whole = three.path.read_bytes()
+    with three.path.open("ab", buffering=0) as writer:
+        portalocker.lock(writer, portalocker.LockFlags.EXCLUSIVE)
+        writer.write(whole[:50])
+        reader = subprocess.Popen([sys.executable, "-c", READ_ALL, str(three.path)])
+        wait_until_blocked(reader)
+        os.truncate(three.path, len(whole))
+    assert reader.wait() == 0
+
+
+READ_ALL = """
+import sys
+from pathlib import Path
+from attnbench.ledger import Ledger
+assert len(list(Ledger(Path(sys.argv[1])).records())) == 3
+"""
 
 
 APPEND_ONE = """
@@ -127,15 +149,16 @@ Ledger(Path(sys.argv[1])).append(Kind.CLAIM, {"by": "another process"})
 """
 
 
-def wait_until_blocked(pid: int) -> None:
-    """Wait until a process is listed as waiting for a lock by the kernel."""
-    import time
-
+def wait_until_blocked(process: subprocess.Popen) -> None:
+    """Wait until the kernel lists a process as waiting for a lock."""
     locks = Path("/proc/locks")
     if not locks.exists():
         pytest.skip("the kernel does not list its locks")
-    while not any("->" in row and f" {pid} " in row for row in locks.read_text().splitlines()):
+    while process.poll() is None:
+        if any("->" in row and f" {process.pid} " in row for row in locks.read_text().splitlines()):
+            return
         time.sleep(0.01)
+    pytest.fail("it did not wait for the lock")
 
 
 def test_a_short_write_leaves_the_ledger_as_it_was(three, monkeypatch):

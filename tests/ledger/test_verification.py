@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from attnbench.errors import Exit, UsageError
 from attnbench.ledger import Kind, Ledger, Report, read_checkpoint, take_checkpoint, verify
+from attnbench.ledger.canonical import canonical_bytes
 from attnbench.ledger.faults import BrokenLedger
 from attnbench.ledger.record import Head, draft, seal
 from tests.ledger.samples import record_run
@@ -31,18 +34,21 @@ def forge(origin: str, bodies: list[dict], **changes) -> bytes:
 
 
 def resealed(line: bytes, **changes) -> bytes:
-    """The record of a line with other members, sealed as a later attnbench would."""
-    import hashlib
-
-    from attnbench.ledger.canonical import canonical_bytes
-
+    """The record of a line with other members, sealed as somebody else's program would."""
     members = json.loads(line) | changes
-    place = {name: members.pop(name) for name in ("hash", "id", "origin", "prev", "seq")}
-    id = hashlib.sha256(canonical_bytes(members)).hexdigest()
-    placed = {**members, **place, "id": id}
-    del placed["hash"]
-    hash = hashlib.sha256(canonical_bytes(placed)).hexdigest()
-    return canonical_bytes({**placed, "hash": hash}) + b"\n"
+    return with_new_hashes(canonical_bytes(members), keep_id="id" in changes)
+
+
+def with_new_hashes(line: bytes, keep_id: bool = False) -> bytes:
+    """A line whose bytes are kept but for hash and id, which fit them again; adds the newline."""
+    hash = rb',"hash":"[0-9a-f]{64}"'
+    place = rb'(,"id":"[0-9a-f]{64}"|,"origin":"[0-9a-f]{32}"|,"prev":"[0-9a-f]{64}"|,"seq":\d+)'
+    unhashed = re.sub(hash, b"", line)
+    if not keep_id:
+        id = hashlib.sha256(re.sub(place, b"", unhashed)).hexdigest().encode()
+        unhashed = re.sub(rb',"id":"[0-9a-f]{64}"', b',"id":"%b"' % id, unhashed)
+    digest = hashlib.sha256(unhashed).hexdigest().encode()
+    return unhashed.replace(b',"id":"', b',"hash":"%b","id":"' % digest) + b"\n"
 
 
 def test_an_untouched_ledger_is_sound(three):
@@ -106,12 +112,49 @@ def test_deleted_swapped_and_repeated_lines_are_found_where_they_begin(three, or
         assert first_problem(three.path) == ("broken", line)
 
 
-def test_a_line_in_another_form_is_refused_even_where_its_hash_would_fit(three):
+@pytest.mark.parametrize(
+    ("canonical", "other"),
+    [
+        (b'{"number":0,', b'{"number":0.0,'),
+        (b'{"number":0,', b'{ "number":0,'),
+        (b'{"number":0,', b'{"number":1,"number":0,'),
+        (b'{"number":0,', b'{"number":9007199254740993,'),
+        (b'"cites":[]', b'"cites":[ ]'),
+    ],
+)
+def test_a_line_in_another_form_is_refused_though_its_hashes_fit(three, canonical, other):
     line = three.path.read_bytes().splitlines()[0]
-    three.path.write_bytes(line.replace(b'{"number":0,', b'{"number":0.0,') + b"\n")
+    three.path.write_bytes(with_new_hashes(line))
+    assert verify(three.path).is_sound
+    three.path.write_bytes(with_new_hashes(line.replace(canonical, other)))
     assert first_problem(three.path) == ("broken", 1)
-    three.path.write_bytes(line + b" \n")
-    assert first_problem(three.path) == ("broken", 1)
+    assert "canonical" in verify(three.path).problems[0].reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seq": 3}, "it is record 3"),
+        ({"prev": "f" * 64}, "does not continue the line before it"),
+        ({"id": "f" * 64}, "does not match its id"),
+    ],
+)
+def test_a_line_whose_place_or_id_was_changed_is_refused_though_its_hash_fits(
+    three, changes, words
+):
+    first, second, _ = three.path.read_bytes().splitlines()
+    three.path.write_bytes(first + b"\n" + resealed(second, **changes))
+    assert first_problem(three.path) == ("broken", 2)
+    assert words in verify(three.path).problems[0].reason
+
+
+def test_a_record_that_stands_twice_is_found_though_the_chain_fits(three):
+    lines = three.path.read_bytes().splitlines()
+    head = json.loads(lines[2])
+    again = resealed(lines[0], seq=4, prev=head["hash"])
+    three.path.write_bytes(three.path.read_bytes() + again)
+    assert first_problem(three.path) == ("broken", 4)
+    assert "repeats the record of line 1" in verify(three.path).problems[0].reason
 
 
 def test_a_line_of_another_chain_is_refused_though_its_place_fits(three, tmp_path):
