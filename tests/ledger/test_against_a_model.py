@@ -88,7 +88,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 TestLedgerAgainstAModel = LedgerMachine.TestCase
 TestLedgerAgainstAModel.settings = settings(
-    max_examples=60,
+    max_examples=25,
     stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
