@@ -2,9 +2,10 @@
 
 Keys have one scale for each channel, folded into the query; values have one for each token, folded
 into the weights (the axes of KIVI, Liu et al. 2024, arXiv 2402.02750, at eight bits). Key codes are
-never widened: the scaled query is split into two eight-bit digits, and both are multiplied with
-them as integers. Value codes become WIDE (float16 for 16-bit inputs, which holds each code exactly)
-and stand in pages of BLOCK_N tokens, transposed, so that a thread reads four tokens in one word.
+never widened: the scaled query is split into eight-bit digits (two; three for float32), which are
+multiplied with them as integers. Value codes become WIDE (float16 for 16-bit inputs, which holds
+each code exactly) and stand in pages of BLOCK_N tokens, transposed, so that a thread reads four
+tokens in one word.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from attnbench.kernels.splits import (
 
 # Codes are symmetric: -127 to 127.
 LARGEST_CODE = tl.constexpr(127.0)
-# A query's two digits: high * 128 + low, of which the largest is 127 * 128.
+# A query in digits is high * 128 + low + least / 128; its largest value becomes 127 * 128.
 DIGIT = tl.constexpr(128.0)
 LARGEST_QUERY = tl.constexpr(16256.0)
 
@@ -43,25 +44,30 @@ def _codes(values, scales):
 
 @triton.jit
 def _digits(q):
-    """Rows [M,D] of float32 as high and low int8 digits, and what one step of the low one is worth.
+    """Rows [M,D] of float32 as three int8 digits, and what one step of the middle one is worth.
 
-    Resolves 1/32512 of a row's largest value: finer than float16 does there.
+    Two resolve 1/32512 of a row's largest value, which is finer than float16 does there.
     """
     unit = tl.max(tl.abs(q), 1)
     unit = tl.where(unit > 0.0, unit, 1.0) / LARGEST_QUERY
     steps = q / unit[:, None]
     high = tl.floor(steps / DIGIT + 0.5)
-    low = tl.floor(steps - high * DIGIT + 0.5)
-    return high.to(tl.int8), low.to(tl.int8), unit
+    steps -= high * DIGIT
+    low = tl.floor(steps + 0.5)
+    least = tl.floor((steps - low) * DIGIT + 0.5)
+    return high.to(tl.int8), low.to(tl.int8), least.to(tl.int8), unit
 
 
 @triton.jit
-def _scores(high, low, k, unit):
+def _scores(high, low, least, k, unit, DIGITS: tl.constexpr):
     """Products of the query's digits with key codes [N,D], exact in int32, as logits [M,N]."""
     k = tl.trans(k)
     coarse = tl.dot(high, k, out_dtype=tl.int32)
     fine = tl.dot(low, k, out_dtype=tl.int32)
-    return (coarse * 128 + fine).to(tl.float32) * unit[:, None]
+    scores = (coarse * 128 + fine).to(tl.float32)
+    if DIGITS == 3:
+        scores += tl.dot(least, k, out_dtype=tl.int32).to(tl.float32) / DIGIT
+    return scores * unit[:, None]
 
 
 @triton.jit
@@ -94,6 +100,7 @@ def int8_decode_kernel(
     HEAD_DIM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     SPLITS: tl.constexpr,
+    DIGITS: tl.constexpr,
     WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -120,7 +127,7 @@ def int8_decode_kernel(
     ).to(tl.float32)
     k_scale = tl.load(k_scale_ptr + pair * HEAD_DIM + dims)
     q = q * k_scale[None, :]
-    high, low, unit = _digits(q)
+    high, low, least, unit = _digits(q)
     unit = unit * scale_log2
     # Values' scales relative to a typical one: float16 then neither overflows nor underflows.
     v_unit = tl.load(v_unit_ptr + pair)
@@ -154,7 +161,7 @@ def int8_decode_kernel(
         k = tl.load(k_tile + row * HEAD_DIM, eviction_policy="evict_first")
         v = tl.load(v_tile + row * HEAD_DIM, eviction_policy="evict_first").to(WIDE)
         v_scales = tl.load(v_scale_tile + row, eviction_policy="evict_first") * v_per_unit
-        scores = _scores(high, low, k, unit)
+        scores = _scores(high, low, least, k, unit, DIGITS)
         weights, shrink, highest, total = _soften(scores, highest, total)
         weights = (weights * v_scales[None, :]).to(WIDE)
         acc = tl.dot(weights, tl.trans(v), acc * shrink[:, None], input_precision=PRECISION)
@@ -165,7 +172,7 @@ def int8_decode_kernel(
         k = tl.load(k_tile + row * HEAD_DIM, mask=keep[:, None], other=0)
         v = tl.load(v_tile + row * HEAD_DIM, mask=keep[None, :], other=0).to(WIDE)
         v_scales = tl.load(v_scale_tile + row, mask=keep, other=0.0) * v_per_unit
-        scores = _scores(high, low, k, unit)
+        scores = _scores(high, low, least, k, unit, DIGITS)
         scores = tl.where(keep[None, :], scores, float("-inf"))
         weights, shrink, highest, total = _soften(scores, highest, total)
         weights = (weights * v_scales[None, :]).to(WIDE)
@@ -244,6 +251,7 @@ def int8_decode(
         HEAD_DIM=head_dim,
         BLOCK_N=codes[1].shape[-1],
         SPLITS=workspace.splits,
+        DIGITS=3 if single else 2,
         WIDE=tl.float32 if single else tl.float16,
         PRECISION="ieee" if single else "tf32",
         COLUMNS=triton.next_power_of_2(group * head_dim),

@@ -57,9 +57,9 @@ class Int8Kv(Method):
         """Those of the split-KV kernels for a byte an element and a value scale a token."""
         if self.impl != "triton":
             return ()
-        from attnbench.methods.split_kv import split_configurations
+        from attnbench.methods.split_kv import INT8_CANDIDATES, split_configurations
 
-        return split_configurations(shape, 2 * shape.head_dim + SCALE_BYTES)
+        return split_configurations(shape, 2 * shape.head_dim + SCALE_BYTES, INT8_CANDIDATES)
 
     def layer(self, shape: LayerShape) -> MethodLayer:
         """A layer of the chosen implementation."""

@@ -14,7 +14,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from difflib import get_close_matches
 from functools import cache
 from importlib.metadata import entry_points
@@ -57,6 +57,21 @@ def exact_methods(device_type: str) -> list[Method]:
     """Every exact arm worth timing on this type of device ("cuda", "cpu")."""
     exact = (found for found in installed().values() if found.family is Family.EXACT)
     return [variant for found in exact for variant in found.variants(device_type)]
+
+
+def every_implementation(name: str, device_type: str) -> list[Method]:
+    """All variants of an installed method in all implementations, also those that cannot run."""
+    found = method_class(name)
+    variants = found.variants(device_type) or (found(),)
+    return [each for variant in variants for each in implementations_of(variant)]
+
+
+def implementations_of(method: Method) -> list[Method]:
+    """A method whose implementation is open, in each of them; else the method alone."""
+    if getattr(method, "impl", None) != "":
+        return [method]
+    changes: list[dict[str, str]] = [{"impl": impl} for impl in method.implementations]
+    return [replace(method, **change) for change in changes]
 
 
 def source_sha256(method: Method) -> str:

@@ -21,7 +21,8 @@ MOST_SPLITS = 128
 TILE_BYTES = 32 * 1024
 LEAST_ROWS, MOST_ROWS = 16, 128
 # (half tiles, warps, stages, programs on an SM), the default first.
-CANDIDATES = (
+Candidates = tuple[tuple[bool, int, int, int], ...]
+EXACT_CANDIDATES: Candidates = (
     (False, 4, 3, 2),
     (True, 4, 4, 4),
     (True, 4, 3, 4),
@@ -35,12 +36,29 @@ CANDIDATES = (
     (False, 8, 3, 2),
     (True, 4, 4, 2),
 )
+# An INT8 tile is half as large and takes more instructions a byte: more stages, more programs.
+INT8_CANDIDATES: Candidates = (
+    (False, 4, 4, 3),
+    (False, 4, 3, 3),
+    (True, 4, 4, 4),
+    (True, 4, 5, 4),
+    (False, 4, 3, 4),
+    (False, 8, 4, 2),
+    (False, 4, 4, 2),
+    (True, 4, 5, 5),
+    (False, 4, 3, 2),
+    (True, 2, 5, 6),
+    (True, 4, 3, 6),
+    (False, 8, 3, 3),
+)
 HEAD_DIMS = (32, 64, 128, 256)
 
 
-def split_configurations(shape: LayerShape, row_bytes: int) -> tuple[KernelConfig, ...]:
+def split_configurations(
+    shape: LayerShape, row_bytes: int, candidates: Candidates = EXACT_CANDIDATES
+) -> tuple[KernelConfig, ...]:
     """Launch parameters worth trying; `row_bytes` is one token's key and value of one KV head."""
-    found = (configuration(shape, row_bytes, *candidate) for candidate in CANDIDATES)
+    found = (configuration(shape, row_bytes, *candidate) for candidate in candidates)
     return tuple(dict.fromkeys(config for config in found if config is not None))
 
 

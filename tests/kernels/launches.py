@@ -1,0 +1,176 @@
+"""Compiles the project's kernels as methods really launch them, for GPUs that are not there.
+
+    python -m tests.kernels.launches
+
+Runs every case with its kernels replaced by recorders, then compiles what was recorded for each
+compute capability, and prints one JSON object a line. Needs a process without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+import attnbench.kernels
+from attnbench.kernels import read_bandwidth
+from attnbench.methods import registry
+from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape
+
+CAPABILITIES = (80, 89, 90)
+POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int8: "*i8",
+    torch.int32: "*i32",
+}
+# (method, dtype, head dimension, whether to compile every configuration or the default alone)
+CASES = (
+    ("flash_decode", torch.bfloat16, 64, True),
+    ("flash_decode", torch.float16, 128, False),
+    ("flash_decode", torch.float32, 256, False),
+    ("sink_window,impl=triton", torch.bfloat16, 128, False),
+    ("int8_kv,impl=triton", torch.bfloat16, 64, True),
+    ("int8_kv,impl=triton", torch.float16, 256, False),
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One recorded launch: a kernel with its arguments by name."""
+
+    kernel: JITFunction
+    arguments: dict[str, object]
+
+
+@dataclass
+class Recorder:
+    """Stands in for a kernel and keeps what it is launched with."""
+
+    kernel: JITFunction
+    launches: list[Launch]
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*args: object, **kwargs: object) -> None:
+            named = dict(zip(self.kernel.arg_names, args, strict=False))
+            self.launches.append(Launch(self.kernel, named | kwargs))
+
+        return launch
+
+
+def entry_points() -> dict[str, JITFunction]:
+    """Every kernel of the package that no other one calls, by name."""
+    found: dict[str, JITFunction] = {}
+    for info in pkgutil.iter_modules(attnbench.kernels.__path__, "attnbench.kernels."):
+        module = importlib.import_module(info.name)
+        found |= {name: fn for name, fn in vars(module).items() if isinstance(fn, JITFunction)}
+    called = {name for fn in found.values() for name in names_in(fn)}
+    return {name: fn for name, fn in found.items() if name not in called}
+
+
+def names_in(kernel: JITFunction) -> set[str]:
+    """Names that a kernel's body uses."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kernel.fn)))
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+
+
+def recorded() -> Iterator[tuple[str, KernelConfig | None, bool, Launch]]:
+    """What the cases launch: case, configuration, whether it is the default, launch."""
+    launches: list[Launch] = []
+    for name, kernel in entry_points().items():
+        module = importlib.import_module(kernel.fn.__module__)
+        setattr(module, name, Recorder(kernel, launches))
+    for spec, dtype, head_dim, every in CASES:
+        method = registry.parse(spec)
+        shape = shape_of(dtype, head_dim)
+        configs = method.configurations(shape)
+        for config in configs if every else configs[:1]:
+            launches.clear()
+            decode_once(method.layer(replace(shape, kernel=config)), shape)
+            for launch in launches:
+                yield f"{spec} {dtype} D={head_dim}", config, config == configs[0], launch
+    launches.clear()
+    config = read_bandwidth.configurations(processors=1)[0]
+    buffer = torch.zeros(config.tile * config.programs)
+    read_bandwidth.read(buffer, torch.zeros(config.programs), config)
+    for launch in launches:
+        yield "read_bandwidth", None, True, launch
+
+
+def shape_of(dtype: torch.dtype, head_dim: int) -> LayerShape:
+    """Llama's heads over a short cache."""
+    device = torch.device("cpu")
+    return LayerShape(1, 32, 8, head_dim, 2048, dtype, device, 0, head_dim**-0.5)
+
+
+def decode_once(layer, shape: LayerShape) -> None:
+    """Prefill with 1024 zero tokens and append one."""
+    rows = torch.zeros(
+        (shape.batch, shape.kv_heads, shape.capacity, shape.head_dim), dtype=shape.dtype
+    )
+    layer.prefill(CacheView(rows, rows.clone(), CacheLength(shape.device, 1024)))
+    q = torch.zeros((shape.batch, shape.heads, 1, shape.head_dim), dtype=shape.dtype)
+    layer.decode(q, rows[:, :, :1], rows[:, :, :1])
+
+
+def source_of(launch: Launch) -> tuple[ASTSource, dict[str, object]]:
+    """What Triton would compile for these arguments, and its launch options."""
+    signature, constants, attributes = {}, {}, {}
+    arguments = dict(launch.arguments)
+    for place, parameter in enumerate(launch.kernel.params):
+        value = arguments.pop(parameter.name)
+        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+            signature[parameter.name] = "constexpr"
+            constants[(place,)] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = POINTERS[value.dtype]
+            attributes[(place,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
+            if isinstance(value, int) and value % 16 == 0:
+                attributes[(place,)] = [["tt.divisibility", 16]]
+    return ASTSource(launch.kernel, signature, constants, attributes), arguments
+
+
+def main() -> None:
+    """Compile every case; every configuration for 9.0, the defaults for the others too."""
+    for name in entry_points():
+        print(json.dumps({"entry_point": name}))
+    for case, config, default, launch in recorded():
+        source, options = source_of(launch)
+        for capability in CAPABILITIES if default else (90,):
+            compiled = triton.compile(
+                source, target=GPUTarget("cuda", capability, 32), options=options
+            )
+            row = {
+                "kernel": launch.kernel.fn.__name__,
+                "case": case,
+                "config": str(config),
+                "capability": capability,
+                "shared_bytes": compiled.metadata.shared,
+                "async_copies": compiled.asm["ptx"].count("cp.async.c"),
+                "barrier_before_ticket": barrier_before_ticket(compiled.asm["ptx"]),
+            }
+            print(json.dumps(row), flush=True)
+
+
+def barrier_before_ticket(ptx: str) -> bool:
+    """Whether threads meet before the atomic that says a program has published."""
+    before, atomic, _ = ptx.partition("atom.")
+    return not atomic or "bar.sync" in before.rpartition("st.global")[2]
+
+
+if __name__ == "__main__":
+    main()
