@@ -73,7 +73,7 @@ def exact_weights(q: Tensor, k: Tensor, v: Tensor, scale: float, context: int) -
     """Weights of queries [S,H,D] over rows k, v [Hkv,R,D]; step s sees rows 0 to context + s."""
     steps, heads, dim = q.shape
     kv_heads, rows, _ = k.shape
-    grouped = q.double().view(steps, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
+    grouped = q.double().reshape(steps, kv_heads, heads // kv_heads, dim).permute(1, 2, 0, 3)
     step = torch.arange(steps, device=q.device)[:, None]
     visible = torch.arange(rows, device=q.device) <= context + step
     scores = grouped @ k.double()[:, None].transpose(-1, -2) * scale

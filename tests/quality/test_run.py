@@ -61,9 +61,10 @@ def test_traces_hold_what_the_model_gave_to_attention():
         traces = list(layer_traces(bench, record, 20, 9))
     assert [trace.shape.layer for trace in traces] == [0, 1, 2]
     assert {trace.shape.scale for trace in traces} == {0.3}
-    for trace, q, k in zip(traces, record.q, record.k, strict=True):
+    for trace, q, k, v in zip(traces, record.q, record.k, record.v, strict=True):
         assert torch.equal(trace.q, q[:, 0, :, 0])
         assert torch.equal(trace.k[:, 20:].transpose(0, 1), k[:, 0, :, 0])
+        assert torch.equal(trace.v[:, 20:].transpose(0, 1), v[:, 0, :, 0])
         assert sdpa_outputs(trace).shape == (9, 4, 8)
 
 
