@@ -1,0 +1,190 @@
+"""`attnbench decode`: the main job, from a plan to verdicts in the ledger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnbench.protocol.cell import Mode, Scope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from attnbench.measure.plan import DecodeRequest, Plan
+    from attnbench.protocol.result import ArmResult
+
+WIDTH_WHEN_PIPED = 200
+
+
+def decode(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A hub id, a folder, a .gguf file, preset:NAME (random weights), or embedded."
+        ),
+    ] = "embedded",
+    ctx: Annotated[
+        int | None, typer.Option(help="Cached tokens.  [default: 1024, or what the model has]")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A method with its parameters, as in sink_window,window=512; or module:Class, or "
+            "file.py:Class. Repeat for more.  [default: every exact arm, int8_kv, sink_window]"
+        ),
+    ] = None,
+    scope: Annotated[
+        list[Scope] | None,
+        typer.Option(
+            help="step: the whole decode step; attention: attention of all layers alone. Repeat "
+            "for both.  [default: step]"
+        ),
+    ] = None,
+    mode: Annotated[
+        list[Mode] | None,
+        typer.Option(
+            help="graph: the step captured in a CUDA graph; eager: as called from Python. Repeat "
+            "for both.  [default: graph on CUDA, eager on a CPU]"
+        ),
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="canonical, rigorous, or quick (which can earn no verdict).")
+    ] = "canonical",
+    dtype: Annotated[str, typer.Option(help="[default: bfloat16 on CUDA, float32 on a CPU]")] = "",
+    device: Annotated[str, typer.Option(help="cuda or cpu.  [default: cuda if there is one]")] = "",
+    text: Annotated[
+        Path | None,
+        typer.Option(help="Text for prompts and quality.  [default: numpy's documentation]"),
+    ] = None,
+    quality: Annotated[bool, typer.Option(help="Judge outputs against SDPA on real text.")] = True,
+    slower_allowed: Annotated[
+        float | None,
+        typer.Option(help="Exit with 10 when a method is more than this many percent slower."),
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of a session on a CPU.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of schedule, tokens and noise.")] = 0,
+    ledger: Annotated[
+        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
+    ] = Path("ledger/ledger.jsonl"),
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show arms, memory and minutes; run nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Measure decode latency and KV memory of several methods, judge quality, decide, record.
+
+    The fastest exact arm of a pilot becomes the baseline; every session measures it twice, as A and
+    A′, in randomised blocks with all other arms. Every process, sample and verdict goes into the
+    ledger.
+
+    Exit codes: 0 decided; 1 an error; 2 wrong usage; 10 a method was killed by a quality gate, or
+    is slower than allowed; 11 a verdict is inconclusive; 12 a verdict is void; 130 interrupted.
+
+    Examples: `attnbench decode`, `attnbench decode --model preset:llama-3.2-1b --ctx 32768
+    --batch 4 --scope step --scope attention`, `attnbench decode --method int8_kv --method
+    my_method.py:MyMethod --plan`.
+    """
+    from attnbench.measure.plan import DecodeRequest
+    from attnbench.protocol.presets import preset
+
+    request = DecodeRequest(
+        model=model,
+        protocol=preset(protocol),
+        context=ctx,
+        batch=batch,
+        dtype=dtype,
+        device=device,
+        scopes=tuple(dict.fromkeys(scope or [Scope.STEP])),
+        modes=tuple(dict.fromkeys(mode or [])),
+        methods=tuple(method or []),
+        quality=quality,
+        text=text,
+        seed=seed,
+        threads=threads,
+    )
+    if plan:
+        show_plan(request, as_json=as_json)
+        return
+    results = measure(request, ledger, as_json=as_json)
+    show_results(results, ledger, as_json=as_json)
+    raise typer.Exit(_exit_code(results, slower_allowed))
+
+
+def _exit_code(results: tuple[ArmResult, ...], slower_allowed: float | None) -> int:
+    from attnbench.protocol.exit import run_exit
+
+    allowed = None if slower_allowed is None else slower_allowed / 100
+    return int(run_exit(results, slower_allowed=allowed))
+
+
+def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> tuple[ArmResult, ...]:
+    """Plan, run and record; returns what was recorded."""
+    import msgspec
+    from rich.console import Console
+
+    from attnbench.ledger import Kind, Ledger
+    from attnbench.measure.conductor import Conductor
+    from attnbench.measure.plan import plan_decode
+    from attnbench.measure.verdicts import arm_results
+    from attnbench.report.progress import reporter
+
+    book = Ledger(path)
+    with reporter(Console(stderr=True), json=as_json) as report:
+        with report.stage("plan"):
+            plan = plan_decode(request)
+        _tell_plan(plan, report.note)
+        evidence = Conductor(plan, book, report).conduct()
+        with report.stage("statistics and verdicts"):
+            results = arm_results(evidence)
+            for result in results:
+                book.append(Kind.RESULT, msgspec.to_builtins(result), cites=evidence.cites)
+    return results
+
+
+def _tell_plan(plan: Plan, note: Callable[[str], None]) -> None:
+    for label, why in plan.skipped:
+        note(f"left out: {label}: {why}")
+    note(f"{len(plan.arms)} arms, about {plan.minutes:.0f} min on {plan.facts.name}")
+
+
+def show_plan(request: DecodeRequest, *, as_json: bool) -> None:
+    """Print what a run would do."""
+    from attnbench.measure.plan import plan_decode
+    from attnbench.report.plan_table import plan_json, plan_table
+
+    plan = plan_decode(request)
+    if as_json:
+        typer.echo(plan_json(plan))
+    else:
+        _console().print(plan_table(plan))
+
+
+def show_results(results: tuple[ArmResult, ...], path: Path, *, as_json: bool) -> None:
+    """Print the table, or the results as JSON."""
+    import msgspec
+
+    from attnbench.report.decode_table import decode_table
+
+    if as_json:
+        typer.echo(msgspec.json.encode(results).decode())
+        return
+    console = _console()
+    console.print(decode_table(results))
+    console.print(
+        f"run {results[0].run} is in {path}; `attnbench ledger log --run {results[0].run}` lists "
+        "it, `attnbench ledger diff` compares it with the run before.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)

@@ -1,0 +1,237 @@
+"""What a decode run will do, decided before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from attnbench.errors import DoesNotFit, Unsupported, UsageError
+from attnbench.measure.device import DeviceFacts, device_facts, has_gpu
+from attnbench.measure.tasks import Fill
+from attnbench.methods.base import Family, Method
+from attnbench.methods.registry import exact_methods, parse
+from attnbench.models.info import ModelInfo, check_context
+from attnbench.models.sources import inspect
+from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.presets import Protocol
+from attnbench.quality.gates import refuse_replacement
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DEFAULT_CONTEXT = 1024
+SPARE_ROWS = 64  # cache rows beyond the context: every timed step writes only the first
+# A process's own needs beside weights and cache: CUDA context, libraries, one layer's workspaces.
+SLACK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
+PROCESS_START_S = 8.0
+LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0}
+CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server; only for the minutes that a plan names
+
+
+@dataclass(frozen=True)
+class DecodeRequest:
+    """What the user asked for; empty and None leave the choice to the plan."""
+
+    model: str
+    protocol: Protocol
+    context: int | None = None
+    batch: int = 1
+    dtype: str = ""
+    device: str = ""
+    scopes: tuple[Scope, ...] = (Scope.STEP,)
+    modes: tuple[Mode, ...] = ()
+    methods: tuple[str, ...] = ()
+    quality: bool = True
+    text: Path | None = None
+    seed: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class PlannedArm:
+    """A method of the run: `spec` is what a worker parses, `label` its name in the run."""
+
+    label: str
+    spec: str
+    family: Family
+    asked_for: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is fixed before the first worker starts."""
+
+    request: DecodeRequest
+    info: ModelInfo
+    facts: DeviceFacts
+    device: str
+    dtype: str
+    context: int
+    fill: Fill
+    cells: tuple[tuple[Scope, Mode], ...]
+    arms: tuple[PlannedArm, ...]
+    skipped: tuple[tuple[str, str], ...]  # label and why it cannot run here
+    weight_bytes: int
+    cache_bytes: int
+
+    @property
+    def needed_bytes(self) -> int:
+        """Weights, exact cache and what a process needs beside them."""
+        return self.weight_bytes + self.cache_bytes + SLACK_BYTES[self.device]
+
+    @property
+    def minutes(self) -> float:
+        """About how long the run takes; a guess from bytes and launches, not a measurement."""
+        return _minutes(self)
+
+
+def plan_decode(request: DecodeRequest) -> Plan:
+    """Decide device, dtype, cells and arms; raise where the run cannot be.
+
+    Raises UsageError for numbers that make no sense and unknown methods, `ModelError` for the
+    model, `DoesNotFit` where weights and cache exceed free memory, `Unsupported` where an arm that
+    was asked for cannot run on this device.
+    """
+    _check_counts(request)
+    device = _device(request.device)
+    facts = device_facts(device)
+    info = inspect(request.model)
+    context = _context(request, info)
+    dtype = request.dtype or ("bfloat16" if device == "cuda" else "float32")
+    arms, skipped = _arms(request, torch.device(device), context)
+    plan = Plan(
+        request=request,
+        info=info,
+        facts=facts,
+        device=device,
+        dtype=dtype,
+        context=context,
+        fill=Fill.PREFILLED if info.weights == "trained" else Fill.SYNTHETIC,
+        cells=_cells(request, device),
+        arms=arms,
+        skipped=skipped,
+        weight_bytes=info.parameters * DTYPES[dtype].itemsize,
+        cache_bytes=_token_bytes(info, request.batch, dtype) * (context + SPARE_ROWS),
+    )
+    _check_fit(plan)
+    return plan
+
+
+def _check_counts(request: DecodeRequest) -> None:
+    for name, value in (("--batch", request.batch), ("--threads", request.threads)):
+        if value < 1:
+            raise UsageError(f"{name} {value} makes no sense", hint="use at least 1")
+    if request.dtype and request.dtype not in DTYPES:
+        raise UsageError(
+            f"no dtype is called {request.dtype!r}", hint=f"there are {', '.join(DTYPES)}"
+        )
+
+
+def _device(asked: str) -> str:
+    if asked not in ("", "cuda", "cpu"):
+        raise UsageError(f"no device is called {asked!r}", hint="there are cuda and cpu")
+    return asked or ("cuda" if has_gpu() else "cpu")
+
+
+def _context(request: DecodeRequest, info: ModelInfo) -> int:
+    context = request.context
+    if context is None:
+        context = min(DEFAULT_CONTEXT, info.max_context - SPARE_ROWS)
+    check_context(info, context)
+    return context
+
+
+def _cells(request: DecodeRequest, device: str) -> tuple[tuple[Scope, Mode], ...]:
+    modes = request.modes or ((Mode.GRAPH,) if device == "cuda" else (Mode.EAGER,))
+    if Mode.GRAPH in modes and device != "cuda":
+        raise Unsupported(
+            "mode graph needs a CUDA GPU", hint="leave --mode out, or use --mode eager"
+        )
+    return tuple((scope, mode) for scope in request.scopes for mode in modes)
+
+
+def default_methods(device: str, context: int) -> list[Method]:
+    """The arms of a bare run: every exact arm, a quantised cache, a sparse one, the ceiling."""
+    window = max(64, context // 8)
+    lossy = [parse("int8_kv"), parse(f"sink_window,window={window}"), parse("zero_cost")]
+    return [*exact_methods(device), *lossy]
+
+
+def _arms(
+    request: DecodeRequest, device: torch.device, context: int
+) -> tuple[tuple[PlannedArm, ...], tuple[tuple[str, str], ...]]:
+    asked = list(request.methods)
+    found = [(spec, parse(spec), True) for spec in asked]
+    defaults = default_methods(device.type, context)
+    if asked:  # beside what was asked for: what may become the baseline, and the ceiling
+        defaults = [m for m in defaults if m.family is Family.EXACT or m.name == "zero_cost"]
+    found += [(method.label, method, False) for method in defaults]
+    arms: dict[str, PlannedArm] = {}
+    skipped: list[tuple[str, str]] = []
+    for spec, method, wanted in found:
+        refuse_replacement(method.label, method.family.value)
+        try:
+            runs = method.resolved(device)
+        except Unsupported as error:
+            if wanted:
+                raise
+            skipped.append((method.label, error.message))
+            continue
+        arm = PlannedArm(runs.label, _spec(spec, runs), runs.family, wanted)
+        arms.setdefault(runs.label, arm)
+    return tuple(arms.values()), tuple(skipped)
+
+
+def _spec(asked: str, method: Method) -> str:
+    """What finds the method again, with every parameter and the implementation fixed."""
+    target, parameters = asked.split(",")[0], method.label.split(",")[1:]
+    return ",".join((target, *parameters))
+
+
+def _token_bytes(info: ModelInfo, batch: int, dtype: str) -> int:
+    return 2 * info.layers * batch * info.kv_heads * info.head_dim * DTYPES[dtype].itemsize
+
+
+def _check_fit(plan: Plan) -> None:
+    free = plan.facts.memory_free_bytes
+    if not free or plan.needed_bytes <= free:
+        return
+    a_token = _token_bytes(plan.info, plan.request.batch, plan.dtype)
+    room = free - plan.weight_bytes - SLACK_BYTES[plan.device]
+    largest = max(0, room // a_token - SPARE_ROWS)
+    raise DoesNotFit(
+        f"{plan.info.spec} with {plan.context} tokens at batch {plan.request.batch} in "
+        f"{plan.dtype} needs {_gib(plan.needed_bytes)} ({_gib(plan.weight_bytes)} of weights, "
+        f"{_gib(plan.cache_bytes)} of cache); {_gib(free)} are free on {plan.facts.name}",
+        hint=f"the largest context that fits at this batch is {largest}"
+        if largest
+        else "not even the weights fit: use a smaller model or dtype",
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB"
+
+
+def _minutes(plan: Plan) -> float:
+    protocol = plan.request.protocol
+    step_s = max(_steps_s(plan), default=0.0)
+    steps = protocol.blocks * (protocol.untimed_steps + protocol.timed_steps)
+    steps += protocol.warmup_steps + protocol.groups * protocol.untimed_steps
+    measuring = len(plan.cells) * protocol.sessions * len(plan.arms) * steps * step_s
+    processes = 1 + protocol.sessions + 1 + (1 if plan.request.quality else 0)
+    loading = plan.weight_bytes / 1e9
+    return (measuring + processes * (PROCESS_START_S + loading)) / 60
+
+
+def _steps_s(plan: Plan) -> Iterator[float]:
+    bandwidth = plan.facts.theoretical_bandwidth_gb_s or CPU_BANDWIDTH_GB_S
+    reading = (plan.weight_bytes + plan.cache_bytes) / (bandwidth * 1e9)
+    for _, mode in plan.cells:
+        yield reading + plan.info.layers * LAUNCH_US_A_LAYER[mode] / 1e6
+
+
+def planned_labels(arms: Sequence[PlannedArm], family: Family) -> tuple[str, ...]:
+    """Labels of the arms of one family, in the plan's order."""
+    return tuple(arm.label for arm in arms if arm.family is family)

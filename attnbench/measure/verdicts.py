@@ -1,0 +1,261 @@
+"""From what a run measured to one result per arm and cell: statistics, gates, verdicts.
+
+A pure function of the evidence, so that it can be computed again from the ledger's blobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from attnbench.measure.conductor import AGAIN, CellArms, Evidence
+from attnbench.measure.floor import floor_ms
+from attnbench.measure.plan import PlannedArm
+from attnbench.measure.tasks import ArmFailure, CellSamples, MemoryFigures
+from attnbench.methods.base import Family
+from attnbench.methods.registry import parse, source_sha256
+from attnbench.protocol.cell import Arm, Role
+from attnbench.protocol.decide import adjusted, latency_verdict
+from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
+from attnbench.protocol.result import ArmResult, Floor, Verdicts
+from attnbench.protocol.validity import ByteFloor
+from attnbench.protocol.verdict import LatencyVerdict, Reason, Verdict
+from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
+
+CEILING = "zero_cost"
+
+
+def arm_results(evidence: Evidence) -> tuple[ArmResult, ...]:
+    """One result for every planned arm in every cell, failed and void ones too."""
+    return tuple(
+        result
+        for index, cell in enumerate(evidence.cells)
+        for result in _CellResults(evidence, index, cell).results()
+    )
+
+
+@dataclass(frozen=True)
+class _CellResults:
+    """The results of one cell."""
+
+    evidence: Evidence
+    index: int
+    cell: CellArms
+
+    def results(self) -> Iterator[ArmResult]:
+        verdicts = self._latency_verdicts()
+        for arm in self.cell.arms:
+            yield self._result(arm, verdicts[arm.label])
+        for planned in self.evidence.plan.arms:
+            if planned.label not in verdicts:
+                yield self._never_ran(planned)
+
+    @property
+    def _samples(self) -> list[CellSamples]:
+        return [session.cells[self.index] for session in self.evidence.sessions]
+
+    def _latency_verdicts(self) -> dict[str, LatencyVerdict]:
+        found = {arm.label: self._latency_verdict(arm) for arm in self.cell.arms}
+        candidates = [arm.label for arm in self.cell.arms if arm.role is Role.CANDIDATE]
+        level = self.evidence.plan.request.protocol.level
+        for verdict in adjusted([found[label] for label in candidates], level=level):
+            found[verdict.arm] = verdict
+        return found
+
+    def _latency_verdict(self, arm: Arm) -> LatencyVerdict:
+        pair = self.cell.arms[:2]
+        exact = {a.label for a in self.evidence.plan.arms if a.family is Family.EXACT}
+        return latency_verdict(
+            [cell.samples for cell in self._samples],
+            arm.label,
+            baseline=pair[0].label,
+            baseline_again=pair[1].label,
+            protocol=self.evidence.plan.request.protocol,
+            exact_arms=[a.label for a in self.cell.arms if a.label in exact],
+            floor=self._byte_floor(arm),
+        )
+
+    def _byte_floor(self, arm: Arm) -> ByteFloor | None:
+        """Nothing to check where an arm never ran, or, for a control, where little is read."""
+        read = self._read_bytes(arm)
+        cache = int(self.evidence.pilot.device.get("cache_bytes", 0))
+        return None if read is None else ByteFloor(read_bytes=read, l2_bytes=cache)
+
+    def _read_bytes(self, arm: Arm) -> int | None:
+        seen = [c.read_bytes[arm.label] for c in self._samples if arm.label in c.read_bytes]
+        return seen[0] if seen else None
+
+    def _result(self, arm: Arm, verdict: LatencyVerdict) -> ArmResult:
+        method = arm.label.removesuffix(AGAIN)
+        planned = next(p for p in self.evidence.plan.arms if p.label == method)
+        quality = _quality_verdict(self.evidence, planned)
+        memory = _memory_verdict(self.evidence, method, self.cell.baseline.label)
+        failure = self._failure(arm.label)
+        own = arm.role in (Role.CANDIDATE, Role.CONTROL)
+        return ArmResult(
+            **self._common(planned, arm.label, arm.role),
+            verdict=Verdicts(
+                latency=verdict.verdict.value if own else "",
+                latency_reason=verdict.reason.value if own else "",
+                quality=quality.verdict.value,
+                quality_reason=quality.reason,
+                memory=memory.verdict.value,
+                memory_reason=memory.reason.value,
+                next_step=verdict.next_step if own else "",
+            ),
+            latency_ms=verdict.latency_ms,
+            ratio=verdict.aa if arm.role is Role.BASELINE_AGAIN else _own(verdict.ratio, arm),
+            robust_ratio=_own(verdict.robust_ratio, arm),
+            floor=self._floor(arm),
+            captured_share=self._captured_share(arm),
+            memory=_memory_body(self.evidence.memory.arms.get(method)),
+            quality=_quality_body(quality, self.evidence),
+            witness=self._witness(arm),
+            kernel=self.evidence.pilot.arms[method].fastest or UNSET,
+            failure=f"{failure.type}: {failure.message}" if failure else UNSET,
+        )
+
+    def _never_ran(self, planned: PlannedArm) -> ArmResult:
+        failure = self._failure(planned.label)
+        said = f"{failure.type}: {failure.message}" if failure else "did not run in this cell"
+        control = planned.family is Family.CONTROL
+        return ArmResult(
+            **self._common(planned, planned.label, Role.CONTROL if control else Role.CANDIDATE),
+            verdict=Verdicts(
+                latency=Verdict.VOID.value,
+                latency_reason=Reason.NOT_MEASURED.value,
+                quality=not_evaluated("not-measured", "").verdict.value,
+                quality_reason="not-measured",
+                memory=not_measured().verdict.value,
+                memory_reason=not_measured().reason.value,
+                next_step=(failure.hint if failure else "") or "see why the arm failed",
+            ),
+            failure=said,
+        )
+
+    def _common(self, planned: PlannedArm, label: str, role: Role) -> dict[str, object]:
+        evidence = self.evidence
+        return {
+            "run": evidence.run,
+            "cell": self.cell.cell,
+            "arm": label,
+            "method": planned.label,
+            "family": planned.family.value,
+            "role": role,
+            "source_sha256": source_sha256(parse(planned.spec)),
+            "baseline": self.cell.baseline.label,
+            "protocol": msgspec.to_builtins(evidence.plan.request.protocol),
+            "environment": self._environment(),
+        }
+
+    def _environment(self) -> dict[str, str | int | float]:
+        """The parent's and the workers', with the model's identity and the kind of fill."""
+        first = self.evidence.sessions[0]
+        return {
+            **self.evidence.environment,
+            **first.cells[self.index].samples.environment,
+            "model_identity": first.model_identity,
+            "weights": self.evidence.plan.info.weights,
+            "cache_sha256": first.cache_sha256,
+        }
+
+    def _failure(self, label: str) -> ArmFailure | None:
+        """The first thing that went wrong with an arm: in the pilot, or in a session."""
+        method = label.removesuffix(AGAIN)
+        pilot = self.evidence.pilot
+        places: list[Mapping[str, ArmFailure]] = [
+            pilot.session.cells[self.index].failures,
+            *(cell.failures for cell in self._samples),
+        ]
+        found = [place[label] for place in places if label in place]
+        return pilot.arms[method].failure or (found[0] if found else None)
+
+    def _floor(self, arm: Arm) -> Floor | UnsetType:
+        read = self._read_bytes(arm)
+        if read is None:
+            return UNSET
+        bandwidth = median(cell.samples.bandwidth_gb_s for cell in self._samples)
+        return Floor(read_bytes=read, bandwidth_gb_s=bandwidth, ms=floor_ms(read, bandwidth))
+
+    def _captured_share(self, arm: Arm) -> float | UnsetType:
+        """(baseline - arm) / (baseline - ceiling), of mean latencies."""
+        base = self._mean_ms(self.cell.baseline.label)
+        ceiling = self._mean_ms(CEILING)
+        own = self._mean_ms(arm.label)
+        if base is None or ceiling is None or own is None or base <= ceiling:
+            return UNSET
+        return (base - own) / (base - ceiling)
+
+    def _mean_ms(self, label: str) -> float | None:
+        values = [
+            sum(visit.steps_us) / len(visit.steps_us) / 1e3
+            for cell in self._samples
+            for visit in cell.samples.visits
+            if visit.arm == label
+        ]
+        return sum(values) / len(values) if values else None
+
+    def _witness(self, arm: Arm) -> dict[str, float] | UnsetType:
+        seen = [
+            c.samples.witness[arm.label] for c in self._samples if arm.label in c.samples.witness
+        ]
+        return seen[0] if seen else UNSET
+
+
+def _own(value: object, arm: Arm) -> object:
+    """The baseline has no ratio to itself."""
+    return UNSET if arm.role in (Role.BASELINE, Role.BASELINE_AGAIN) else value
+
+
+def _quality_verdict(evidence: Evidence, planned: PlannedArm) -> QualityVerdict:
+    if evidence.plan.info.weights == "random":
+        return random_weights()
+    if evidence.quality is None:
+        return not_evaluated("not-asked", "run again without --no-quality")
+    samples = evidence.quality.arms.get(planned.label)
+    if samples is None:
+        why = evidence.quality.failures.get(planned.label)
+        return not_evaluated("not-measured", why.message if why else "the arm did not run")
+    return judge(samples, planned.family.value, evidence.plan.info.weights)
+
+
+def _quality_body(
+    verdict: QualityVerdict, evidence: Evidence
+) -> dict[str, float | int | str] | UnsetType:
+    if not verdict.figures or evidence.quality is None:
+        return UNSET
+    return {
+        **verdict.figures,
+        "worst_gate": verdict.worst_gate or "",
+        "worst_layer": -1 if verdict.worst_layer is None else verdict.worst_layer,
+        "worst_head": -1 if verdict.worst_head is None else verdict.worst_head,
+        "gates_run": ", ".join(verdict.gates_run),
+        "gates_not_run": ", ".join(verdict.gates_not_run),
+        "windows": verdict.windows,
+        "steps": verdict.steps,
+        "context": verdict.context,
+        "text": evidence.quality.text_name,
+        "text_sha256": evidence.quality.text_sha256,
+    }
+
+
+def _memory_verdict(evidence: Evidence, method: str, baseline: str) -> MemoryVerdict:
+    own, base = (evidence.memory.arms.get(name) for name in (method, baseline))
+    if own is None or base is None:
+        return not_measured()
+    return memory_verdict(
+        baseline_bytes=base.reachable_bytes,
+        reachable_saving=base.reachable_bytes - own.reachable_bytes,
+        allocated_saving=base.allocated_bytes - own.allocated_bytes,
+    )
+
+
+def _memory_body(figures: MemoryFigures | None) -> dict[str, int | str] | UnsetType:
+    if figures is None:
+        return UNSET
+    body: dict[str, int | str | None] = msgspec.to_builtins(figures)
+    return {name: value for name, value in body.items() if value is not None}
