@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from math import inf
+from math import inf, isinf
 
 
 class Gate(StrEnum):
@@ -38,6 +38,16 @@ class Bands:
     figure: str
     passes: tuple[float, float]
     lives: tuple[float, float]
+
+    @property
+    def wanted(self) -> str:
+        """What passes, in words."""
+        low, high = self.passes
+        if low == high:
+            return f"should be {low:g}"
+        if isinf(high):
+            return f"passes from {low:g}"
+        return f"passes to {high:g}" if isinf(low) else f"passes from {low:g} to {high:g}"
 
     def of(self, value: float) -> Band:
         if not self.lives[0] <= value <= self.lives[1]:

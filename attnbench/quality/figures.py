@@ -81,6 +81,7 @@ def _logits(arrays: GateArrays) -> Figures:
     if len(arrays.nll_nats) >= PERPLEXITY_WINDOWS:
         by_offset = (arrays.nll_nats - arrays.nll_sdpa_nats).mean(-1, dtype=np.float64)
         found["perplexity_change"] = float(np.expm1(by_offset.mean()))
+        found["perplexity_change_se"] = float(by_offset.std(ddof=1) / len(by_offset) ** 0.5)
         found["perplexity_sdpa"] = float(np.exp(_mean(arrays.nll_sdpa_nats)))
     return found
 

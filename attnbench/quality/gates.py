@@ -23,6 +23,13 @@ RANDOM = "random"
 GATES_NOT_RUN = "gates-not-run"
 ALL_PASSED = "all-gates-passed"
 
+MORE_BUDGET = "give the method more budget or precision where it is worst"
+ADVICE = {
+    Gate.NON_FINITE: "find out where the method makes NaN or infinity",
+    Gate.NON_DETERMINISTIC: "find out why the same step gives two results",
+    Gate.NORM_RATIO: "look for lost or doubled attention mass where it is worst",
+}
+
 
 class Quality(StrEnum):
     """What the samples support."""
@@ -138,12 +145,11 @@ def _decide(bands: Mapping[Gate, Band], found: Figures, counts: bool) -> Quality
 
 def _look_at(gate: Gate, found: Figures) -> str:
     shown = ", ".join(
-        f"{part.figure} is {found[part.figure]:.4g} (passes from {part.passes[0]:g} to "
-        f"{part.passes[1]:g})"
+        f"{part.figure} is {found[part.figure]:.4g}, {part.wanted}"
         for part in DEFAULT_BANDS[gate]
         if part.of(found[part.figure]) is not Band.PASS
     )
-    return f"give the method more budget or precision where it is worst: {shown}"
+    return f"{ADVICE.get(gate, MORE_BUDGET)} ({shown})"
 
 
 def _worst_head(arrays: GateArrays, worst_gate: str | None) -> Head:

@@ -1,4 +1,6 @@
 import dataclasses
+import subprocess
+import sys
 
 import msgspec
 import numpy as np
@@ -239,9 +241,11 @@ def test_compounded_samples_add_their_gates():
 
 def test_perplexity_is_paired_over_at_least_five_offsets():
     sdpa = np.linspace(1, 3, 5 * 64, dtype=np.float32).reshape(5, 64)
-    samples = {"nll_nats": sdpa + 0.02, "nll_sdpa_nats": sdpa, "kl_nats": sdpa, "agree": sdpa}
+    extra = np.array([0, 0.01, 0.02, 0.03, 0.04], np.float32)[:, None]
+    samples = {"nll_nats": sdpa + extra, "nll_sdpa_nats": sdpa, "kl_nats": sdpa, "agree": sdpa}
     found = figures(perfect(**samples))
     assert found["perplexity_change"] == pytest.approx(np.exp(0.02) - 1, rel=1e-3)
+    assert found["perplexity_change_se"] == pytest.approx(np.sqrt(0.00025 / 5), rel=1e-3)
     four = {name: part[:4] for name, part in samples.items()}
     assert "perplexity_change" not in figures(perfect(**four))
 
@@ -273,3 +277,17 @@ def test_logits_that_are_not_finite_kill():
     kl[1, 5] = np.nan
     verdict = verdict_on(perfect(kl_nats=kl, agree=kl, nll_nats=kl, nll_sdpa_nats=kl))
     assert (verdict.verdict, verdict.reason) == (Quality.KILL, "non-finite")
+
+
+def test_the_next_step_says_what_was_found_and_what_passes():
+    halved = verdict_on(perfect(norm_ratio=np.full((W, L, S, H), 0.5, np.float32)))
+    assert "norm_ratio_low is 0.5, passes from 0.9 to 1.1" in halved.next_step
+    dropped = verdict_on(spoiled("cosine", np.s_[:, 1, :, 0], 0))
+    assert "passes from 0.99" in dropped.next_step
+    broken = verdict_on(spoiled("cosine", (0, 0, 0, 0), np.nan))
+    assert "non_finite is 1, should be 0" in broken.next_step
+
+
+def test_judging_needs_no_torch():
+    program = "import sys, attnbench.quality.gates; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
