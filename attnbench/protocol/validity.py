@@ -120,8 +120,8 @@ def _unaccounted_us(visit: Visit) -> float:
 
 
 def _below_floor(case: Case) -> str:
-    """Not applied where everything read fits into L2, which may hold it from step to step."""
-    if case.floor is None or case.floor.read_bytes <= case.floor.l2_bytes:
+    """Never where everything read fits into L2, which may hold it from step to step."""
+    if case.floor is None:
         return ""
     for session, blocks in zip(case.sessions, case.blocks, strict=True):
         taken_us = statistics.fmean(step_us(block[case.arms[0]]) for block in blocks.kept)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from attnbench.protocol.blocks import latency_ms, log_ratios, session_blocks
+from attnbench.protocol.blocks import latency_ms, log_ratios, placed_visits, session_blocks
 from attnbench.protocol.validity import ByteFloor, floor_ms
 from attnbench.protocol.verdict import Reason, Verdict
 from tests.calibration.simulated_gpu import BANDWIDTH_GB_S, SimulatedArm, SimulatedGpu
@@ -188,6 +188,21 @@ def test_a_time_below_the_byte_floor_voids(sessions, read_bytes, l2_bytes, void)
 
 def test_the_floor_is_bytes_over_bandwidth():
     assert floor_ms(ByteFloor(read_bytes=2_040_000_000, l2_bytes=0), 2000.0) == pytest.approx(1.0)
+
+
+def test_what_is_void_is_not_equivalent_either():
+    sessions = with_visits(
+        sessions_of({"c": 1000.0}), lambda _, visit: with_gpu(visit, throttle_reasons=0x8)
+    )
+    assert_void(decided(sessions), Reason.THROTTLED)
+
+
+def test_the_first_visit_after_a_capture_follows_nobody(sessions):
+    blocks = session_blocks(sessions[0], ("a", "a2", "c", "d"))
+    placed = placed_visits(sessions[0], blocks.kept)
+    firsts = {(visit.block, visit.position) for visit in placed if not visit.follows}
+    assert firsts == {(0, 0), (3, 0), (6, 0), (9, 0)}
+    assert [v.follows for v in placed[1:4]] == [v.arm for v in placed[:3]]
 
 
 def test_void_figures_stay_in_the_table(sessions):
