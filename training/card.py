@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+from scipy.stats import binomtest
+
+from training.batches import ECHO_SHARE
+from training.recall import ANSWER_WEIGHT
 
 Results = dict[str, Any]
 Lines = Iterable[str]
 
 CURVE_ROWS = 24
+CURVE_FILE = "loss.svg"
+SMALL_WORDS = ("and", "of", "or", "the")
 
 
 def model_card(results: Results, log: Sequence[dict[str, Any]], folder_bytes: int) -> str:
     """Markdown; `results` and `log` are what `training.train` wrote."""
     sections = (
         _head(results, folder_bytes),
-        _data(results["training"]),
+        _data(results["training"], results["recipe"]),
         _learned(results),
         _recall(results),
-        _attention(results["attention"]),
+        _attention(results),
         _curve(log),
         _retrain(results),
     )
@@ -32,6 +40,16 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]
 
 def _paragraph(text: str) -> str:
     return " ".join(text.split())
+
+
+def _title(name: str) -> str:
+    """A book's title from its file name; other texts are called by their file name."""
+    if name.startswith("wikitext"):
+        return name
+    first, *words = name.split("-")
+    return " ".join(
+        [first.capitalize(), *(w if w in SMALL_WORDS else w.capitalize() for w in words)]
+    )
 
 
 def _head(results: Results, folder_bytes: int) -> Lines:
@@ -56,9 +74,9 @@ def _head(results: Results, folder_bytes: int) -> Lines:
     return ("# The embedded model", "", about, "", *_table(("", ""), rows))
 
 
-def _data(training: Results) -> Lines:
+def _data(training: Results, recipe: Results) -> Lines:
     names = [name for name in training["documents"] if not name.startswith("wikitext")]
-    novels = ", ".join(name.replace("-", " ") for name in names)
+    novels = ", ".join(map(_title, names))
     text = _paragraph(
         f"""{training["training_tokens"]:,} tokens: {len(names)} novels in the public domain
         ({novels}) and the validation split of WikiText-2 (Merity et al. 2016; text from
@@ -69,11 +87,12 @@ def _data(training: Results) -> Lines:
     )
     facts = _paragraph(
         f"""In half of the training rows, sentences like "The number of the quiet window is 4071."
-        were spliced between those of the prose: random numbers for random keys, each asked for
-        again later in the row ({training["training_keys"]:,} keys; others were kept for the
-        test). The digits that can be looked up weigh five times as much in the loss, the rest of
-        these sentences nothing. At the beginning a quarter of the rows were random tokens that
-        repeat with a period, which brings about copying early."""
+        were spliced between those of the prose: random numbers for random keys, some of them
+        stated again later in the row ({training["training_keys"]:,} keys; others were kept for
+        the test). Digits that can be looked up weigh {ANSWER_WEIGHT:g} times as much as prose in
+        the loss, the rest of these sentences nothing. In the first {recipe["echo_until"]:.0%} of
+        the time {ECHO_SHARE:.0%} of the rows were random tokens that repeat with a period, which
+        brings about copying early."""
     )
     return ("## Data", "", text, "", facts)
 
@@ -81,7 +100,7 @@ def _data(training: Results) -> Lines:
 def _learned(results: Results) -> Lines:
     rows = [
         (
-            name.replace("-", " "),
+            _title(name),
             f"{row['tokens']:,}",
             f"**{row['model']:.1f}**",
             f"{row['bigram']:.1f}",
@@ -94,7 +113,9 @@ def _learned(results: Results) -> Lines:
         f"""Per token of this tokenizer, over windows of
         {min(2048, results["recipe"]["context"])} tokens that do not overlap. Baselines fitted on
         the training tokens and scored on the same targets: bigram with interpolated Kneser-Ney
-        smoothing, unigram with add-one."""
+        smoothing, unigram with add-one. Measured in bfloat16 on {results["environment"]["device"]}.
+        In WikiText-2 rare words read `<unk>`, which is easy to guess: compare its figures with
+        those of the baselines, not with other texts."""
     )
     header = ("text", "tokens", "model", "bigram", "unigram", "model, bits per byte")
     return ("## Held-out perplexity", "", how, "", *_table(header, rows))
@@ -106,22 +127,33 @@ def _recall(results: Results) -> Lines:
             tokens,
             row["needles"],
             f"**{100 * row['retrieved']:.1f} %**",
+            _share_interval(row["retrieved"], row["needles"]),
             " · ".join(f"{100 * share:.0f}" for share in row["by_depth"]),
         )
         for tokens, row in results["recall"].items()
     ]
+    examined, others = results["recall_examined"], results["distractors"]
     how = _paragraph(
-        f"""One fact and {results["distractors"]} others of the same form with other keys, in prose
-        of the held-out books; the question stands at the end. A hit is the whole number, four
-        digits, by greedy decoding under SDPA in bfloat16. Keys are pairs of words that were never
-        paired in training. Chance is 0.01 %; naming any of the numbers in the text would give
-        {100 / (1 + results["distractors"]):.1f} %."""
+        f"""One fact and {others} others of the same form with other keys, in prose of the held-out
+        books; the question, up to the space before the number, stands at the end. A hit is the
+        whole number, four digits, by greedy decoding under SDPA. No key was a key in training.
+        Guessing digits finds 0.01 %, naming any number in the text {100 / (1 + others):.1f} %.
+        Examined {examined["when"]}, in {examined["dtype"]} on {examined["device"]} (torch
+        {examined["torch"]}, transformers {examined["transformers"]}); the interval is
+        Clopper and Pearson's."""
     )
-    header = ("context, tokens", "needles", "retrieved", "by depth of the fact, start to end, %")
-    return ("## Retrieval", "", how, "", *_table(header, rows))
+    header = ("context, tokens", "needles", "retrieved", "95 % interval", "by depth, %")
+    note = "By depth: in each fifth of the text, from its start to its end."
+    return ("## Retrieval", "", how, "", *_table(header, rows), "", note)
 
 
-def _attention(table: Sequence[Results]) -> Lines:
+def _share_interval(share: float, count: int) -> str:
+    bounds = binomtest(round(share * count), count).proportion_ci(0.95, method="exact")
+    return f"{100 * bounds.low:.1f} to {100 * bounds.high:.1f} %"
+
+
+def _attention(results: Results) -> Lines:
+    table = results["attention"]
     rows = [
         (
             row["layer"],
@@ -132,11 +164,16 @@ def _attention(table: Sequence[Results]) -> Lines:
         )
         for row in table
     ]
+    uniform, entropies = table[0]["uniform_nats"], [row["entropy_nats"] for row in table]
+    largest = max(table, key=lambda row: row["sink_share"])
+    book = _title(next(iter(results["perplexity"])))
     how = _paragraph(
-        f"""Means over the second half of the queries of held-out windows of up to 1024 tokens.
-        Uniform attention would have an entropy of {table[0]["uniform_nats"]:.2f} nats and share
-        the mass evenly among all tokens. The sink is the first token, `<s>`; "near" is the
-        query's own token and the one before."""
+        f"""Means over the second half of the queries in the first 16 windows of {book}, up to 1024
+        tokens of each. Entropy lies between {min(entropies):.2f} and {max(entropies):.2f} nats,
+        mean {sum(entropies) / len(entropies):.2f}; uniform attention would have {uniform:.2f}. The
+        sink is the first token, `<s>`: no head gives it more than {largest["sink_share"]:.1%}
+        (layer {largest["layer"]}, head {largest["head"]}), where uniform attention would give
+        about {math.exp(-uniform):.2%}. "Near" is the query's own token and the one before."""
     )
     header = ("layer", "head", "sink share", "entropy, nats", "near share")
     return ("## Attention", "", how, "", *_table(header, rows))
@@ -159,25 +196,22 @@ def _curve(log: Sequence[Results]) -> Lines:
     ]
     how = _paragraph(
         """Nats a token; training loss with dropout, on plain prose and on digits that can be
-        looked up (guessing: 2.303). Every logged step is in `curves.json`."""
+        looked up (guessing: 2.303), each of a single batch. Every logged step is in
+        `curves.json`."""
     )
     header = ("step", "row length", "learning rate", "prose", "looked-up digits")
-    return ("## Loss curve", "", how, "", *_table(header, rows), "", *_checks(log))
+    picture = f"![Training and held-out loss against training steps]({CURVE_FILE})"
+    return ("## Loss curve", "", picture, "", how, "", *_table(header, rows), "", *_checks(log))
 
 
 def _checks(log: Sequence[Results]) -> Lines:
     checks = [line for line in log if line["kind"] == "check"]
-    lengths = [key for key in checks[0] if key.startswith("recall_")]
-    rows = [
-        (
-            f"{line['progress']:.2f}",
-            f"{line['held_out_loss']:.3f}",
-            *(f"{100 * line[length]:.0f} %" for length in lengths),
-        )
-        for line in checks
-    ]
-    header = ("progress", "loss", *(f"retrieved at {name[7:]}" for name in lengths))
-    return ("Held out, during training, on a part of the tests above:", "", *_table(header, rows))
+    rows = [(f"{line['progress']:.0%}", f"{line['held_out_loss']:.3f}") for line in checks]
+    what = _paragraph(
+        """Held-out loss during training, without dropout, on a quarter of the first text above. Its
+        windows are longer than the rows that training begins with, hence the start."""
+    )
+    return (what, "", *_table(("of the training time", "nats a token"), rows))
 
 
 def _retrain(results: Results) -> Lines:
@@ -188,8 +222,9 @@ def _retrain(results: Results) -> Lines:
         (UTF-8, a blank line between paragraphs); WIKITEXT holds `valid.txt` and `test.txt`. The
         recipe is `training/schedule.py`: AdamW (0.9, 0.95), weight decay
         {recipe["weight_decay"]}, dropout {recipe["dropout"]}, {recipe["batch_tokens"]:,} tokens a
-        step, peak rate {recipe["peak_rate"]}, linear decay to zero over the granted time, rows of
-        {rows} tokens in turn. Since the schedule follows the clock, another run ends near these
+        step, peak rate {recipe["peak_rate"]} after {recipe["warm_up"]:.0%} of the granted time and
+        until {recipe["hold_until"]:.0%} of it, then linear decay to zero, rows of {rows} tokens in
+        turn. Since the schedule follows the clock, another run ends near these
         figures, not on them."""
     )
     this = _paragraph(

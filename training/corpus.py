@@ -39,13 +39,16 @@ def read_corpus(books: Path, wikitext: Path) -> Corpus:
 
     Raises FileNotFoundError when a held-out book or a WikiText split is missing.
     """
-    novels = {path.stem: path.read_text(encoding="utf-8") for path in sorted(books.glob("*.txt"))}
-    missing = [name for name in HELD_OUT_BOOKS if name not in novels]
-    if missing:
-        raise FileNotFoundError(f"{books} lacks the held-out books: {', '.join(missing)}")
-    held_out = {name: novels.pop(name) for name in HELD_OUT_BOOKS}
-    novels["wikitext-2-valid"] = _wikitext(wikitext / "valid.txt")
-    return Corpus(novels, held_out, _wikitext(wikitext / "test.txt"))
+    held_out = read_held_out_books(books)
+    paths = [path for path in sorted(books.glob("*.txt")) if path.stem not in held_out]
+    training = {path.stem: path.read_text(encoding="utf-8") for path in paths}
+    training["wikitext-2-valid"] = _wikitext(wikitext / "valid.txt")
+    return Corpus(training, held_out, _wikitext(wikitext / "test.txt"))
+
+
+def read_held_out_books(books: Path) -> dict[str, str]:
+    """The novels in the folder that are never trained on; FileNotFoundError when one is missing."""
+    return {name: (books / f"{name}.txt").read_text(encoding="utf-8") for name in HELD_OUT_BOOKS}
 
 
 def _wikitext(path: Path) -> str:

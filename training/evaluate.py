@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -122,6 +122,21 @@ def retrieved(model: PreTrainedModel, asked: Sequence[Needle]) -> list[bool]:
         guess = _logits(model, ids[:, :-1], last=answer).argmax(-1)
         right += (guess == ids[:, -answer:]).all(1).tolist()
     return right
+
+
+def recall_table(
+    model: PreTrainedModel, asked: Mapping[int, Sequence[Needle]]
+) -> dict[str, dict[str, object]]:
+    """Share retrieved, as a whole and by depth, for every context length in `asked`."""
+    table: dict[str, dict[str, object]] = {}
+    for tokens, needles_asked in asked.items():
+        right = retrieved(model, needles_asked)
+        table[str(tokens)] = {
+            "needles": len(right),
+            "retrieved": float(np.mean(right)),
+            "by_depth": recall_by_depth(right),
+        }
+    return table
 
 
 def recall_by_depth(right: Sequence[bool], bins: int = 5) -> list[float]:

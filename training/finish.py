@@ -12,13 +12,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from training.card import model_card
+from training.card import CURVE_FILE, model_card
+from training.curve import loss_curve_svg
 
 TARGET = Path(__file__).parent.parent / "attnbench" / "models" / "embedded"
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 LARGEST_BYTES = 12_000_000
 LEAST_RECALL = 0.9
 RECALL_TOKENS = "2048"
+CURVE_FIGURES = (
+    *("kind", "step", "progress", "row_tokens", "rate"),
+    *("prose_loss", "echo_loss", "recall_loss", "held_out_loss"),
+)
 
 
 class NotGoodEnough(Exception):
@@ -42,6 +47,7 @@ def finish(source: Path, target: Path) -> None:
         shutil.copyfile(source / "model" / name, target / name)
     (target / "__init__.py").touch()
     (target / "curves.json").write_text(curves_json(log))
+    (target / CURVE_FILE).write_text(loss_curve_svg(log))
     (target / "MODEL_CARD.md").write_text(model_card(results, log, folder_bytes))
     (target / "results.json").write_text(json.dumps(results, indent=1) + "\n")
 
@@ -61,8 +67,13 @@ def shortcomings(results: dict[str, Any], folder_bytes: int) -> list[str]:
 
 
 def curves_json(log: list[dict[str, Any]]) -> str:
-    """The log as a JSON list, a line each."""
-    return "[\n" + ",\n".join(json.dumps(line) for line in log) + "\n]\n"
+    """The losses logged while training, as a JSON list, a line each."""
+    figures = [
+        {name: value for name, value in line.items() if name in CURVE_FIGURES}
+        for line in log
+        if line["kind"] in ("step", "check")
+    ]
+    return "[\n" + ",\n".join(map(json.dumps, figures)) + "\n]\n"
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def tokenise_keys(tokenizer: Tokenizer, keys: Sequence[Key], device: torch.devic
     def ids(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False).ids
 
-    heads = [ids(Fact(key, "").question + " ") for key in keys]
+    heads = [ids(Fact(key, "").question) for key in keys]
     longest = max(map(len, heads))
     padded = torch.tensor([head + [0] * (longest - len(head)) for head in heads], device=device)
     lengths = torch.tensor([len(head) for head in heads], device=device)

@@ -9,31 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformers
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from attnbench.quality.recall import Needle, training_keys
-from training.baselines import Bigram, Unigram
-from training.corpus import Corpus, read_corpus
-from training.evaluate import (
-    DISTRACTORS,
-    Scored,
-    attention_table,
-    model_nll,
-    needles,
-    perplexities,
-    recall_by_depth,
-    retrieved,
-    score_windows,
-)
+from attnbench.quality.recall import training_keys
+from training.corpus import read_corpus
+from training.evaluate import Scored, model_nll
+from training.exam import NEEDLES_HELP, Exam, environment, final_exam
 from training.loop import Log, Task, train, warm_up_shapes
 from training.model import Trainee, new_model, parameters, save_bf16
 from training.recall import Prose, sentence_gaps, tokenise_keys
@@ -41,7 +29,6 @@ from training.schedule import SMOKE, Recipe
 from training.tokenizer import (
     BOS,
     EOS,
-    encode_document,
     join_documents,
     save_tokenizer,
     train_tokenizer,
@@ -49,32 +36,6 @@ from training.tokenizer import (
 
 CHECKS = (0.1, 0.3, 0.5, 0.7, 0.9)
 SMOKE_CHECKS = (0.5,)
-
-
-@dataclass(frozen=True)
-class Exam:
-    """Held-out material, tokenised once."""
-
-    texts: dict[str, Scored]
-    needles: dict[int, list[Needle]]
-
-    @classmethod
-    def build(cls, corpus: Corpus, tokenizer: Tokenizer, recipe: Recipe, count: int) -> Exam:
-        bos = tokenizer.token_to_id(BOS)
-        held_out = {**corpus.held_out_books, "wikitext-2-test": corpus.wikitext_test}
-        window = min(2048, recipe.context)
-        texts = {
-            name: score_windows(
-                encode_document(tokenizer, text), bos, window, len(text.encode("utf-8"))
-            )
-            for name, text in held_out.items()
-        }
-        prose = "\n\n".join(corpus.held_out_books.values())
-        lengths = [n for n in (256, 512, 1024, 2048, 4096) if n <= recipe.context]
-        asked = {
-            n: needles(tokenizer, prose, tokens=n, count=count, bos=bos, seed=n) for n in lengths
-        }
-        return cls(texts, asked)
 
 
 def main() -> None:
@@ -100,7 +61,7 @@ def main() -> None:
 
     def check(progress: float) -> None:
         save_bf16(model, options.out / "model")
-        log.write(kind="check", progress=progress, **_quick_check(model, exam))
+        log.write(kind="check", progress=progress, held_out_loss=_held_out_loss(model, exam))
 
     checks = SMOKE_CHECKS if options.smoke else CHECKS
     steps = train(trainee, task, 60 * options.minutes, log, dict.fromkeys(checks, check))
@@ -118,41 +79,12 @@ def main() -> None:
             "parameters": parameters(model),
             "training_keys": len(training_keys()),
         },
-        "environment": _environment(device),
+        "environment": environment(device),
         **final_exam(options.out / "model", exam, training_ids, recipe.vocabulary, device),
     }
     results["training"]["wall_seconds"] = round(time.perf_counter() - started, 1)
     (options.out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     _print_summary(results)
-
-
-def final_exam(
-    folder: Path, exam: Exam, training_ids: np.ndarray, vocabulary: int, device: torch.device
-) -> dict[str, object]:
-    """Everything that the model card reports, measured on the saved bfloat16 model."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
-    unigram, bigram = Unigram(training_ids, vocabulary), Bigram(training_ids, vocabulary)
-    texts = {
-        name: perplexities(model, scored, unigram, bigram) for name, scored in exam.texts.items()
-    }
-    recall = {}
-    for tokens, asked in exam.needles.items():
-        right = retrieved(model, asked)
-        recall[str(tokens)] = {
-            "needles": len(right),
-            "retrieved": float(np.mean(right)),
-            "by_depth": recall_by_depth(right),
-        }
-    eager = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    )
-    rows = next(iter(exam.texts.values())).inputs[:16, :1024]
-    return {
-        "perplexity": texts,
-        "recall": recall,
-        "distractors": DISTRACTORS,
-        "attention": attention_table(eager.to(device).eval(), rows),
-    }
 
 
 def _task(tokenizer: Tokenizer, ids: np.ndarray, recipe: Recipe, device: torch.device) -> Task:
@@ -162,25 +94,11 @@ def _task(tokenizer: Tokenizer, ids: np.ndarray, recipe: Recipe, device: torch.d
     return Task(prose, sentences, tokenizer.token_to_id(BOS), recipe)
 
 
-def _quick_check(model: LlamaForCausalLM, exam: Exam) -> dict[str, float]:
-    """Held-out loss on a quarter of the first text, and retrieval with an eighth of the needles."""
+def _held_out_loss(model: LlamaForCausalLM, exam: Exam) -> float:
+    """Nats a token on a quarter of the first held-out text."""
     first = next(iter(exam.texts.values()))
     part = slice(None, None, 4)
-    scored = Scored(first.inputs[part], first.targets[part], first.text_bytes // 4)
-    figures = {"held_out_loss": model_nll(model, scored)}
-    for tokens, asked in exam.needles.items():
-        figures[f"recall_{tokens}"] = float(np.mean(retrieved(model, asked[::8])))
-    return figures
-
-
-def _environment(device: torch.device) -> dict[str, str]:
-    is_cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if is_cuda else platform.processor() or "cpu",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
+    return model_nll(model, Scored(first.inputs[part], first.targets[part], first.text_bytes // 4))
 
 
 def _print_summary(results: dict) -> None:
@@ -203,7 +121,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--wikitext", type=Path, required=True, help="folder: valid.txt, test.txt")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--minutes", type=float, default=5.0, help="training time alone")
-    parser.add_argument("--needles", type=int, default=500, help="needles a context length")
+    parser.add_argument("--needles", type=int, default=500, help=NEEDLES_HELP)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--no-compile", action="store_true", help="run the layers uncompiled")
     parser.add_argument("--smoke", action="store_true", help="a tiny model, to try the script")

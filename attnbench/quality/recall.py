@@ -1,7 +1,7 @@
 """Facts to be retrieved: short sentences with a random key and a random number, hidden in prose.
 
 "The number of the quiet window is 4071." can be known later in the text only by looking it up, so
-that whether "The number of the quiet window is" is continued with 4071 tells if attention still
+that whether "The number of the quiet window is " is continued with 4071 tells if attention still
 reaches the fact. Other facts of the same form, with other keys, stand beside it: finding *a*
 number is not enough. Key-value recall as in Arora et al. 2023 (arXiv 2312.04927), needle in a
 haystack as in Kamradt 2023. Pure and deterministic: what is built depends on the seed alone.
@@ -51,22 +51,23 @@ class Key:
 
 @dataclass(frozen=True)
 class Fact:
-    """A key and its number, a string of `DIGITS` digits."""
+    """A key and its number, a string of `DIGITS` digits, which is the answer.
+
+    The space before the number belongs to the question. Where every digit is a token, that space
+    is a token of its own, the same for all numbers: a model that has to say it is asked for its
+    idea of the sentence, not for the fact, and one wrong space would hide that it knows the number.
+    """
 
     key: Key
     number: str
 
     @property
     def question(self) -> str:
-        return f" The number of the {self.key.adjective} {self.key.noun} is"
-
-    @property
-    def answer(self) -> str:
-        return f" {self.number}"
+        return f" The number of the {self.key.adjective} {self.key.noun} is "
 
     @property
     def statement(self) -> str:
-        return f"{self.question}{self.answer}."
+        return f"{self.question}{self.number}."
 
 
 @dataclass(frozen=True)
@@ -137,13 +138,14 @@ def build_needle(
     `haystack` is prose as token ids, one list a sentence; as much of it is used as makes prompt
     and answer `tokens` long (the first sentence loses its beginning). The first fact stands at
     the sentence gap nearest to `depth` (0 is the start, 1 the end), the others at random gaps.
-    `encode` must add no special tokens; `prefix_ids` (a BOS token) open the prompt.
+    `encode` must add no special tokens; `prefix_ids` (a BOS token) open the prompt. Question and
+    answer are the tokens of the fact's own statement, cut before and after its number.
 
     Raises UsageError when the facts alone are too long, or the haystack too short.
     """
     asked = facts[0]
     statements = [list(encode(fact.statement)) for fact in facts]
-    question, answer = list(encode(asked.question)), list(encode(asked.answer))
+    question, answer = _cut_at_number(asked, encode)
     fixed = len(prefix_ids) + len(question) + len(answer) + sum(map(len, statements))
     pieces = _fill(haystack, tokens - fixed)
     rng = random.Random(seed)
@@ -153,6 +155,24 @@ def build_needle(
     return Needle(
         (*prefix_ids, *prompt, *question), tuple(answer), asked, fact_at + len(prefix_ids)
     )
+
+
+def _cut_at_number(fact: Fact, encode: Encode) -> tuple[list[int], list[int]]:
+    """The statement's tokens before the number's, and the number's.
+
+    The number's are those that change with its digits. A tokenizer that joins the space to the
+    first digit thus has it in the answer, and the question still equals what was stated.
+    """
+    other = "".join(str((int(digit) + 5) % 10) for digit in fact.number)
+    stated, changed = list(encode(fact.statement)), list(encode(Fact(fact.key, other).statement))
+    start = _common_prefix(stated, changed)
+    stop = len(stated) - _common_prefix(stated[::-1], changed[::-1])
+    return stated[:start], stated[start:stop]
+
+
+def _common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    pairs = zip(a, b, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _fill(haystack: Sequence[Sequence[int]], budget: int) -> list[Sequence[int]]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import zlib
+
 import pytest
 
 from attnbench.errors import UsageError
@@ -62,7 +65,7 @@ def test_prompt_states_every_fact_once_after_a_sentence_and_ends_with_the_questi
     built, facts = needle()
     text = decode(built.prompt_ids)
     assert text.endswith(facts[0].question)
-    assert decode(built.answer_ids) == facts[0].answer
+    assert decode(built.answer_ids) == facts[0].number
     for fact in facts:
         assert text.count(fact.statement) == 1
         assert text[text.index(fact.statement) - 1] in ".!"
@@ -71,6 +74,30 @@ def test_prompt_states_every_fact_once_after_a_sentence_and_ends_with_the_questi
 def test_fact_at_points_to_the_asked_fact():
     built, facts = needle()
     assert decode(built.prompt_ids)[built.fact_at :].startswith(facts[0].statement)
+
+
+def test_question_ends_with_the_space_before_the_number():
+    (fact,) = draw_facts(held_out_keys(), 1, seed=0)
+    assert fact.question.endswith(" is ")
+    assert fact.statement == f"{fact.question}{fact.number}."
+
+
+def joins_space_and_two_digits(text: str) -> list[int]:
+    """A tokenizer of words with the space before them, and of digits in pairs."""
+    words = re.findall(r" ?\d\d| ?[a-zA-Z]+| |.", text)
+    return [zlib.crc32(word.encode()) for word in words]
+
+
+@pytest.mark.parametrize("encoder", [encode, joins_space_and_two_digits])
+def test_prompt_and_answer_end_in_the_very_tokens_of_the_statement(encoder):
+    haystack = [encoder(sentence) for sentence in sentences(PROSE)]
+    facts = draw_facts(held_out_keys(), 3, seed=8)
+    for asked in facts:
+        built = build_needle(haystack, encoder, tokens=400, facts=[asked], depth=0.5, seed=1)
+        stated = tuple(encoder(asked.statement))
+        assert (*built.prompt_ids, *built.answer_ids, *encoder("."))[-len(stated) :] == stated
+        assert built.prompt_ids[built.fact_at :][: len(stated)] == stated
+        assert len(built.answer_ids) == len(encoder(f" {asked.number}")) - (encoder is encode)
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.25, 0.75, 1.0])

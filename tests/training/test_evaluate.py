@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from types import SimpleNamespace
 
@@ -9,13 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from attnbench.quality.recall import Fact, Key, Needle
+from attnbench.quality.recall import Fact, Key, Needle, held_out_keys
 from training.baselines import Bigram, Unigram
 from training.corpus import undo_wikitext_spacing
 from training.evaluate import attention_table, model_nll, recall_by_depth, retrieved, score_windows
-from training.finish import shortcomings
-from training.model import new_model
+from training.exam import all_needles, examine_again
+from training.finish import curves_json, shortcomings
+from training.model import new_model, save_bf16
 from training.schedule import SMOKE
+from training.tokenizer import save_tokenizer, train_tokenizer
+
+BOOK = "It was cold. Nobody came. The house stood empty! " * 200
+QUESTIONS = "".join(Fact(key, "").question for key in held_out_keys())
 
 
 def test_bigram_probabilities_sum_to_one_in_every_row():
@@ -53,6 +59,50 @@ def test_needle_counts_only_when_every_token_of_the_answer_is_right():
     last_wrong = Needle((1, 2, 3), (4, 5, 9), fact, 0)
     first_wrong = Needle((1, 2, 3), (9, 10, 11), fact, 0)
     assert retrieved(Parrot(), [right, last_wrong, first_wrong]) == [True, False, False]
+
+
+def test_exam_asks_fewer_needles_where_the_context_is_longer():
+    tokenizer = train_tokenizer([BOOK, QUESTIONS], SMOKE.vocabulary)
+    asked = all_needles(tokenizer, {"book": BOOK * 5}, context=4096, count=10)
+    assert {tokens: len(needles) for tokens, needles in asked.items()} == {
+        256: 10,
+        512: 10,
+        1024: 10,
+        2048: 10,
+        4096: 5,
+    }
+    assert all(
+        len(needle.prompt_ids) + len(needle.answer_ids) == tokens
+        for tokens, needles in asked.items()
+        for needle in needles
+    )
+
+
+def test_second_exam_replaces_retrieval_alone_and_says_where_it_was_taken(tmp_path):
+    torch.manual_seed(0)
+    save_bf16(new_model(SMOKE, bos=0, eos=1), tmp_path)
+    tokenizer = train_tokenizer([BOOK, QUESTIONS], SMOKE.vocabulary)
+    save_tokenizer(tokenizer, tmp_path, SMOKE.context)
+    before = {"perplexity": {"a": 1}, "recall": {"64": {"retrieved": 1.0}}}
+    after = examine_again(tmp_path, before, {"book": BOOK}, count=10, device="cpu")
+    assert after["perplexity"] == {"a": 1}
+    assert list(after["recall"]) == ["256"]
+    assert after["recall"]["256"]["retrieved"] < 0.5
+    assert after["recall_examined"]["when"].startswith("after training")
+    assert after["recall_examined"]["device"].startswith("CPU")
+    assert after["recall_examined"]["dtype"] == "float32"
+
+
+def test_curves_keep_the_losses_of_the_log_and_nothing_else():
+    log = [
+        {"kind": "prepared", "seconds": 1.0},
+        {"kind": "step", "step": 20, "prose_loss": 3.0},
+        {"kind": "check", "progress": 0.5, "held_out_loss": 3.1, "recall_256": 0.0},
+    ]
+    assert json.loads(curves_json(log)) == [
+        {"kind": "step", "step": 20, "prose_loss": 3.0},
+        {"kind": "check", "progress": 0.5, "held_out_loss": 3.1},
+    ]
 
 
 def test_depth_bins_keep_their_order():
