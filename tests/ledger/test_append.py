@@ -275,6 +275,12 @@ def test_a_torn_last_line_stops_appending_and_the_named_repair_works(three):
         three.append(Kind.CLAIM, {})
 
 
+def test_another_byte_in_the_place_of_the_last_newline_stops_appending(three):
+    three.path.write_bytes(three.path.read_bytes()[:-1] + b"\x0b")
+    with pytest.raises(TornTail):
+        three.append(Kind.CLAIM, {})
+
+
 def test_a_blob_is_stored_once_under_its_hash_and_checked_when_read(ledger):
     ref = ledger.put_blob(b"samples")
     assert ledger.put_blob(b"samples") == ref
