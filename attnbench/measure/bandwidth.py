@@ -17,7 +17,7 @@ from attnbench.measure.device import DeviceFacts, last_level_cache_bytes
 from attnbench.measure.tasks import Bandwidth
 
 GIB = 1 << 30
-CUDA_BUFFER_BYTES = 2 * GIB
+CUDA_BUFFER_BYTES = 4 * GIB
 CPU_BUFFER_BYTES = GIB
 UNKNOWN_CACHE_BYTES = 64 << 20
 CUDA_READS, CPU_READS = 20, 4

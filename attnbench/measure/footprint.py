@@ -58,6 +58,7 @@ class CudaFootprint:
     def __init__(self) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what was there before is not this counter's reserve
         self._before = torch.cuda.memory_allocated()
         self.process_source = "NVML"
         try:
@@ -106,6 +107,7 @@ class CpuFootprint:
         return living_storage_bytes() - self._before
 
     def restart_peak(self) -> None:
+        trim()
         try:
             CLEAR_REFS.write_text(RESET_PEAK)
         except OSError:
@@ -129,9 +131,14 @@ def living_storage_bytes() -> int:
 
 
 def resident_bytes() -> int:
-    """The resident set of this process, after the C library gave back what it had freed."""
-    ctypes.CDLL(None).malloc_trim(0)
+    """The resident set of this process, without what it has freed."""
+    trim()
     return _status_bytes("VmRSS")
+
+
+def trim() -> None:
+    """Let the C library give back to the system what it has freed."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def _status_bytes(field: str) -> int:

@@ -7,6 +7,7 @@ every token of every layer tells whether that arm damaged it, and if so it is fi
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -157,8 +158,12 @@ def checksum(cache: ExactCache) -> Tensor:
 
 
 def bit_sums(rows: Tensor) -> Tensor:
-    """[B, Hkv, capacity, D] of any dtype -> [capacity]: its bits, read as integers, added up."""
-    return rows.view(INTEGERS[rows.element_size()]).sum(dim=(0, 1, 3), dtype=torch.int64)
+    """[B, Hkv, capacity, D] of any dtype -> [capacity]: its bits, read as integers, added up.
+
+    Integers as wide as a row allows: 64 bits need no wider copy to be added up, and may overflow.
+    """
+    width = math.gcd(8, rows.shape[-1] * rows.element_size())
+    return rows.view(INTEGERS[width]).sum(dim=(0, 1, 3), dtype=torch.int64)
 
 
 def layer_facts(surveyed: tuple[SurveyedLayer, ...]) -> tuple[LayerFacts, ...]:

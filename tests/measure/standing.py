@@ -9,7 +9,7 @@ from dataclasses import replace
 import msgspec
 
 from attnbench.measure.tasks import Bench, CellPlan, Fill, StepCounts
-from attnbench.measure.workbench import Workbench
+from attnbench.measure.workbench import Workbench, torch_dtype
 from attnbench.models.adapter import attention_router
 from attnbench.protocol.cell import Arm, Mode, Role, Scope
 from attnbench.protocol.schedule import schedule
@@ -57,5 +57,6 @@ class Words:
 def standing(bench: Bench, architecture: str = "llama") -> Iterator[Workbench]:
     """A bench over one of the tiny architectures."""
     model = replace(loaded(architecture), tokenizer=Words())
+    model.module.to(bench.device, torch_dtype(bench))
     with attention_router(model.module) as router:
         yield Workbench(bench, model, router)

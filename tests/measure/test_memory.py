@@ -53,7 +53,7 @@ def test_the_peak_of_prefill_holds_the_exact_cache_beside_the_new_one():
     found = figures("Quarter").arms["Quarter"]
     assert found.prefill_peak_bytes >= EXACT_BYTES * 5 // 4
     assert found.prefill_peak_bytes < 3 * EXACT_BYTES
-    assert found.decode_peak_bytes > 0
+    assert found.decode_peak_bytes < found.prefill_peak_bytes
 
 
 def test_arms_do_not_see_each_others_memory():

@@ -8,6 +8,7 @@ import pytest
 
 from attnbench.errors import ModelError, UsageError, WorkerFailed
 from attnbench.measure.events import Failure, Progress, decode_event
+from attnbench.measure.judging import run_judging
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
     Fill,
@@ -18,6 +19,7 @@ from attnbench.measure.tasks import (
     SessionResult,
     SessionTask,
 )
+from attnbench.measure.workbench import open_bench
 from attnbench.measure.worker import failure_event
 from attnbench.quality.text import TextTooShort
 from tests.measure.standing import CPU, STEPS, arm, cell, with_arms
@@ -76,16 +78,16 @@ def test_a_model_that_is_not_there_is_the_users_error_across_processes():
         run(task)
 
 
-def test_a_context_beyond_the_model_is_refused_across_processes(folder):
+def test_a_context_beyond_the_model_is_refused(folder):
     bench = msgspec.structs.replace(CPU, model=folder, context=129)
-    with pytest.raises(UsageError, match="128 positions"):
-        run(SessionTask(bench=bench, session=0, cells=(), steps=STEPS))
+    with pytest.raises(UsageError, match="128 positions"), open_bench(bench):
+        pass
 
 
-def test_quality_of_a_model_that_cannot_read_is_refused_across_processes(folder):
+def test_quality_of_a_model_that_cannot_read_is_refused(folder):
     bench = msgspec.structs.replace(with_arms("sdpa"), model=folder, fill=Fill.PREFILLED)
     with pytest.raises(UsageError, match="tokenizer"):
-        run(QualityTask(bench=bench, windows=1, steps=2))
+        run_judging(QualityTask(bench=bench, windows=1, steps=2), lambda *_: None)
 
 
 def test_a_task_that_is_none_is_refused():

@@ -1,0 +1,104 @@
+"""Sessions, bandwidth and memory on a real GPU."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+
+from attnbench.measure.bandwidth import LEAST_SHARE, read_bandwidth
+from attnbench.measure.clock import CudaEventClock
+from attnbench.measure.device import has_gpu
+from attnbench.measure.nvml import NvmlProbe
+from attnbench.measure.session import walk_cells, worker_device
+from attnbench.measure.supervisor import run_task
+from attnbench.measure.tasks import LayerFacts, MemoryTask, PilotTask, SessionTask
+from attnbench.protocol.cell import Mode, Scope
+from tests.measure.standing import CPU, STEPS, arm, cell, standing, with_arms
+from tests.models.tiny import COMMON, build
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+CUDA = msgspec.structs.replace(CPU, device="cuda", dtype="bfloat16")
+METHODS = ("sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "flash_decode", "int8_kv", "zero_cost")
+GRAPH_CELL = {"mode": Mode.GRAPH}
+
+
+@pytest.mark.parametrize("mode", list(Mode))
+@pytest.mark.parametrize("scope", list(Scope))
+def test_a_session_runs_every_arm_and_leaves_the_cache_as_it_was(scope, mode):
+    bench = with_arms(*METHODS, bench=CUDA)
+    with standing(bench, "qwen3") as stands:
+        before = stands.cache.sha256()
+        result = walk_cells(stands, (cell(bench, scope, mode),), STEPS, lambda *_: None)
+        assert stands.cache.sha256() == before == result.cache_sha256
+    (walked,) = result.cells
+    assert walked.failures == {}
+    assert len(walked.samples.visits) == 4 * len(METHODS)
+    assert all(us > 0 for visit in walked.samples.visits for us in visit.steps_us)
+    # The host's clock starts before the first event and stops after the last.
+    assert all(visit.wall_us >= sum(visit.steps_us) for visit in walked.samples.visits)
+
+
+@pytest.mark.parametrize("broken", ["Nan", "Transposed", "Damages", "OutOfMemory"])
+def test_a_broken_arm_fails_alone_in_a_graph(broken):
+    bench = with_arms("sdpa", broken, "zero_cost", bench=CUDA)
+    with standing(bench, "qwen3") as stands:
+        result = walk_cells(stands, (cell(bench, **GRAPH_CELL),), STEPS, lambda *_: None)
+    (walked,) = result.cells
+    assert set(walked.failures) == {broken}
+    assert len(walked.samples.visits) == 4 * 2
+
+
+def test_visits_carry_the_state_of_the_gpu_before_and_after():
+    bench = with_arms("sdpa", "zero_cost", bench=CUDA)
+    with standing(bench, "qwen3") as stands:
+        result = walk_cells(stands, (cell(bench, **GRAPH_CELL),), STEPS, lambda *_: None)
+    for visit in result.cells[0].samples.visits:
+        assert visit.gpu["sm_clock_mhz"] > 0
+        assert visit.gpu["before_temperature_c"] > 0
+
+
+def test_read_bandwidth_reaches_most_of_what_memory_clock_and_bus_give():
+    assert has_gpu()
+    facts, probe, remarks = worker_device(torch.device("cuda"))
+    assert remarks == {}
+    assert isinstance(probe, NvmlProbe)
+    found = read_bandwidth(facts, CudaEventClock())
+    assert found.note == ""
+    assert LEAST_SHARE <= found.gb_s / found.theoretical_gb_s <= 1
+
+
+def test_pilot_session_and_memory_run_in_processes_of_their_own(tmp_path):
+    build("qwen3", {**COMMON, "head_dim": 64}).to(torch.bfloat16).save_pretrained(tmp_path)
+    bench = msgspec.structs.replace(with_arms(*METHODS, bench=CUDA), model=str(tmp_path))
+    cells = tuple(cell(bench, scope, Mode.GRAPH) for scope in Scope)
+    pilot = run_task(PilotTask(bench=bench, cells=cells, steps=STEPS), lambda _: None, 300)
+    assert {label for label, found in pilot.arms.items() if found.failure} == set()
+    assert len(pilot.arms["flash_decode"].launches) > 1
+    assert pilot.device["processors"] > 0
+
+    kernels = {label: found.fastest for label, found in pilot.arms.items() if found.fastest}
+    bench = msgspec.structs.replace(bench, kernels=kernels)
+    task = SessionTask(bench=bench, session=0, cells=cells, steps=STEPS)
+    session = run_task(task, lambda _: None, 300)
+    assert [walked.failures for walked in session.cells] == [{}, {}]
+
+    memory = run_task(MemoryTask(bench=bench, layers=pilot.layers), lambda _: None, 300)
+    assert memory.failures == {}
+    assert memory.arms["sdpa"].keeps_exact_cache
+    assert not memory.arms["int8_kv"].keeps_exact_cache
+    assert memory.arms["sdpa"].reserved_bytes > 0
+
+
+def test_what_a_method_hides_on_the_gpu_is_allocated_though_not_reachable():
+    layers = (LayerFacts(layer=0, heads=8, kv_heads=8, head_dim=64, scale=0.125, window=None),)
+    exact_bytes = 2 * 2 * 8 * 4096 * 64 * 2  # k and v, batch, KV heads, rows, dimension, bfloat16
+    bench = msgspec.structs.replace(CUDA, arms=(arm("Quarter"), arm("Hides")), context=4095)
+    memory = run_task(MemoryTask(bench=bench, layers=layers), lambda _: None, 300)
+    honest, hiding = memory.arms["Quarter"], memory.arms["Hides"]
+    assert honest.reachable_bytes == hiding.reachable_bytes == exact_bytes // 2
+    assert honest.allocated_bytes == pytest.approx(exact_bytes // 2, rel=0.01)
+    assert hiding.allocated_bytes == pytest.approx(exact_bytes * 3 // 2, rel=0.01)
