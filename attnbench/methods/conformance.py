@@ -24,16 +24,16 @@ HEAD_DIMS = (64, 128)
 GROUPS = (1, 3, 4, 8)
 # Every length, head dimension and group occurs; no two neighbours share all of them.
 COVERING = (
-    Case(1, 64, 4),
+    Case(1, 64, 4, batch=2),
     Case(31, 128, 3),
     Case(32, 64, 8),
-    Case(33, 128, 1),
+    Case(33, 128, 1, batch=2),
     Case(64, 64, 3),
     Case(127, 128, 4),
-    Case(4096, 64, 4, batch=1),
+    Case(4096, 64, 4, kv_heads=1),
 )
 FULL = tuple(
-    Case(tokens, head_dim, group, batch=1 if tokens > 1024 else 2)
+    Case(tokens, head_dim, group, batch=2)
     for tokens in TOKENS
     for head_dim in HEAD_DIMS
     for group in GROUPS

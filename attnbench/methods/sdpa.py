@@ -103,7 +103,7 @@ def refused(
     """The typed form of a backend's refusal, with the reasons that PyTorch warned about."""
     why = "; ".join(reasons) or str(error)
     return Unsupported(
-        f"{method.label} does not run on {shape.device.type} for {shape.heads} heads over "
-        f"{shape.kv_heads} KV heads of dimension {shape.head_dim} in {shape.dtype}: {why}",
-        hint="use sdpa without a backend, or another backend",
+        f"{method.label} does not run on {shape.device.type}: {why}",
+        hint=f"tried with {shape.heads} heads over {shape.kv_heads} KV heads of dimension "
+        f"{shape.head_dim} in {shape.dtype}; use sdpa without a backend, or another one",
     )
