@@ -209,7 +209,7 @@ def _checks(log: Sequence[Results]) -> Lines:
     rows = [(f"{line['progress']:.0%}", f"{line['held_out_loss']:.3f}") for line in checks]
     what = _paragraph(
         """Held-out loss during training, without dropout, on a quarter of the first text above. Its
-        windows are longer than the rows that training begins with, hence the start."""
+        windows are longer than the rows that training begins with."""
     )
     return (what, "", *_table(("of the training time", "nats a token"), rows))
 
