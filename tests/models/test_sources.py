@@ -309,6 +309,7 @@ def test_a_hub_model_is_inspected_by_its_configuration_and_loaded_whole(monkeypa
     assert asked == [["config.json"]]
     assert (info.kind, info.identity) == ("hub", "")
     loaded = load("some/thing", torch.float32, CPU, seed=0)
+    assert asked[1] == ["config.json"], "refused by the configuration before gigabytes are fetched"
     assert "*.safetensors" in asked[-1]
     assert not any("bin" in pattern for pattern in asked[-1])
     assert (loaded.info.kind, loaded.info.spec) == ("hub", "some/thing")

@@ -21,7 +21,7 @@ COMMON = {
     "pad_token_id": 0,
     "tie_word_embeddings": False,
 }
-GEMMA = {**COMMON, "num_hidden_layers": 4, "head_dim": 16, "query_pre_attn_scalar": 5}
+GEMMA = {**COMMON, "num_hidden_layers": 4, "head_dim": 64, "query_pre_attn_scalar": 5}
 MIXED = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
 GPT2 = {
     "vocab_size": VOCAB,
@@ -35,9 +35,9 @@ GPT2 = {
 
 WORKING = {
     "llama": ("llama", COMMON),
-    "llama-biased": ("llama", {**COMMON, "attention_bias": True, "head_dim": 16}),
+    "llama-biased": ("llama", {**COMMON, "attention_bias": True, "head_dim": 64}),
     "qwen2": ("qwen2", COMMON),
-    "qwen3": ("qwen3", {**COMMON, "head_dim": 16}),
+    "qwen3": ("qwen3", {**COMMON, "head_dim": 64}),
     "mistral": ("mistral", {**COMMON, "sliding_window": None}),
     "mistral-sliding": ("mistral", {**COMMON, "sliding_window": 7}),
     "gemma3": ("gemma3_text", {**GEMMA, "sliding_window": 5, "layer_types": MIXED}),
