@@ -232,3 +232,8 @@ def test_arms_of_two_speeds_by_session_are_not_hidden_by_more_blocks():
     two_speeds = SimulatedArm(900.0, session_speeds=(-0.02, 0.02))
     found = decided(sessions_of({"c": two_speeds}, sessions=8))
     assert found.spread.session_sd == pytest.approx(0.02, rel=0.3)
+
+
+def test_the_baseline_asked_about_itself_is_equivalent_by_definition():
+    found = decided(sessions_of({"c": 800.0}), "a", exact_arms=("a", "c"))
+    assert (found.verdict, found.ratio.estimate) == (Verdict.EQUIVALENT, 1.0)
