@@ -29,7 +29,6 @@ class Entry(NamedTuple):
 COMMANDS = {
     "decode": Entry("attnbench.cli.decode:decode", "Measure decode latency and KV memory; decide."),
     "parity": Entry("attnbench.cli.parity:parity", "Check kernels against their references."),
-    "quality": Entry("attnbench.cli.quality:quality", "Run the quality gates alone."),
     "methods": Entry("attnbench.cli.methods:app", "List and show methods."),
     "ledger": Entry("attnbench.cli.ledger:app", "Read, check and retract what was recorded."),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -126,8 +126,11 @@ class Conductor:
             steps=PILOT_STEPS,
         )
         with self._reporter.stage("pilot: which arms run, kernel choices, the baseline") as stage:
-            result = self._work("pilot", task, stage.update)
-        return _expect(result, PilotResult)
+            pilot = _expect(self._work("pilot", task, stage.update), PilotResult)
+        for label, arm in pilot.arms.items():
+            if arm.failure is not None:
+                self._reporter.note(f"left out: {label}: {arm.failure.message.splitlines()[0]}")
+        return pilot
 
     def _cell_arms(self, index: int, pilot: PilotResult) -> CellArms:
         scope, mode = self._plan.cells[index]
@@ -142,7 +145,7 @@ class Conductor:
             device=self._plan.facts.name,
         )
         baseline = _fastest_exact(pilot.session, index)
-        runs = [arm for arm in self._plan.arms if _runs(arm, index, pilot)]
+        runs = [arm for arm in self._plan.arms if _runs(arm, index, pilot, baseline)]
         others = [_arm(arm) for arm in runs if arm.label != baseline]
         first = next(_arm(arm) for arm in runs if arm.label == baseline)
         pair = (
@@ -276,10 +279,11 @@ def _pilot_schedule(labels: Sequence[str], seed: int) -> SessionSchedule:
     return schedule(labels, sessions=1, blocks=PILOT_BLOCKS, groups=1, seed=seed).sessions[0]
 
 
-def _runs(arm: PlannedArm, cell: int, pilot: PilotResult) -> bool:
-    """Whether an arm can be in this cell: one that failed in the pilot stays out."""
+def _runs(arm: PlannedArm, cell: int, pilot: PilotResult, baseline: str) -> bool:
+    """Whether an arm is in this cell's sessions: one that failed in the pilot stays out."""
     failed_here = arm.label in pilot.session.cells[cell].failures
-    return pilot.arms[arm.label].failure is None and not failed_here
+    kept_out = arm.pilot_only and arm.label != baseline
+    return pilot.arms[arm.label].failure is None and not failed_here and not kept_out
 
 
 def _fastest_exact(session: SessionResult, index: int) -> str:
@@ -295,7 +299,7 @@ def _fastest_exact(session: SessionResult, index: int) -> str:
     return min(totals, key=lambda label: sorted(totals[label])[len(totals[label]) // 2])
 
 
-def _kernels(arms: Sequence[Arm], pilot: PilotResult) -> dict[str, dict[str, int]]:
+def _kernels(arms: Iterable[Arm], pilot: PilotResult) -> dict[str, dict[str, int]]:
     """The configuration that the pilot timed as fastest, for every arm that has one to choose."""
     chosen = {arm.label: pilot.arms[arm.label.removesuffix(AGAIN)].fastest for arm in arms}
     return {label: launch for label, launch in chosen.items() if launch is not None}

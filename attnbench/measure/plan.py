@@ -24,6 +24,8 @@ DEFAULT_CONTEXT = 1024
 SPARE_ROWS = 64  # cache rows beyond the context: every timed step writes only the first
 # A process's own needs beside weights and cache: CUDA context, libraries, one layer's workspaces.
 SLACK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
+# PyTorch's reference implementation: many times slower than its fused kernels wherever those run.
+PILOT_ONLY = ("sdpa,backend=math",)
 PROCESS_START_S = 8.0
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server; only for the minutes that a plan names
@@ -56,6 +58,11 @@ class PlannedArm:
     spec: str
     family: Family
     asked_for: bool
+
+    @property
+    def pilot_only(self) -> bool:
+        """Timed in the pilot, but not worth its place in every session unless asked for."""
+        return not self.asked_for and self.label in PILOT_ONLY
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,9 @@ from statistics import median
 
 import msgspec
 from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
 
+from attnbench.errors import Unsupported
 from attnbench.measure.conductor import AGAIN, CellArms, Evidence
 from attnbench.measure.floor import floor_ms
 from attnbench.measure.plan import PlannedArm
@@ -21,9 +23,9 @@ from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Arm, Role
 from attnbench.protocol.decide import adjusted, latency_verdict
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
-from attnbench.protocol.result import ArmResult, Floor, Verdicts
+from attnbench.protocol.result import ArmResult, Floor, Interval, Verdicts
 from attnbench.protocol.validity import ByteFloor
-from attnbench.protocol.verdict import LatencyVerdict, Reason, Verdict
+from attnbench.protocol.verdict import NEXT_STEP, LatencyVerdict, Reason, Verdict
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
 
 CEILING = "zero_cost"
@@ -51,8 +53,15 @@ class _CellResults:
         for arm in self.cell.arms:
             yield self._result(arm, verdicts[arm.label])
         for planned in self.evidence.plan.arms:
-            if planned.label not in verdicts:
+            if planned.label not in verdicts and self._was_expected(planned):
                 yield self._never_ran(planned)
+
+    def _was_expected(self, planned: PlannedArm) -> bool:
+        """A default arm that does not exist here, or stays in the pilot, is no failed one."""
+        if planned.pilot_only:
+            return False
+        failure = self._failure(planned.label)
+        return planned.asked_for or failure is None or failure.type != Unsupported.__name__
 
     @property
     def _samples(self) -> list[CellSamples]:
@@ -94,22 +103,22 @@ class _CellResults:
         planned = next(p for p in self.evidence.plan.arms if p.label == method)
         quality = _quality_verdict(self.evidence, planned)
         memory = _memory_verdict(self.evidence, method, self.cell.baseline.label)
+        judged = arm.role in (Role.CANDIDATE, Role.CONTROL)  # the baseline has no ratio to itself
+        said = Verdicts(
+            latency=verdict.verdict.value if judged else "",
+            latency_reason=verdict.reason.value if judged else "",
+            quality=quality.verdict.value,
+            quality_reason=quality.reason,
+            memory=memory.verdict.value,
+            memory_reason=memory.reason.value,
+            next_step=verdict.next_step if judged else "",
+        )
         failure = self._failure(arm.label)
-        own = arm.role in (Role.CANDIDATE, Role.CONTROL)
-        return ArmResult(
-            **self._common(planned, arm.label, arm.role),
-            verdict=Verdicts(
-                latency=verdict.verdict.value if own else "",
-                latency_reason=verdict.reason.value if own else "",
-                quality=quality.verdict.value,
-                quality_reason=quality.reason,
-                memory=memory.verdict.value,
-                memory_reason=memory.reason.value,
-                next_step=verdict.next_step if own else "",
-            ),
+        return replace(
+            self._bare(planned, arm.label, arm.role, said),
             latency_ms=verdict.latency_ms,
-            ratio=verdict.aa if arm.role is Role.BASELINE_AGAIN else _own(verdict.ratio, arm),
-            robust_ratio=_own(verdict.robust_ratio, arm),
+            ratio=_ratio(arm, verdict.ratio, verdict.aa),
+            robust_ratio=_ratio(arm, verdict.robust_ratio, verdict.aa_robust),
             floor=self._floor(arm),
             captured_share=self._captured_share(arm),
             memory=_memory_body(self.evidence.memory.arms.get(method)),
@@ -121,36 +130,37 @@ class _CellResults:
 
     def _never_ran(self, planned: PlannedArm) -> ArmResult:
         failure = self._failure(planned.label)
-        said = f"{failure.type}: {failure.message}" if failure else "did not run in this cell"
-        control = planned.family is Family.CONTROL
-        return ArmResult(
-            **self._common(planned, planned.label, Role.CONTROL if control else Role.CANDIDATE),
-            verdict=Verdicts(
-                latency=Verdict.VOID.value,
-                latency_reason=Reason.NOT_MEASURED.value,
-                quality=not_evaluated("not-measured", "").verdict.value,
-                quality_reason="not-measured",
-                memory=not_measured().verdict.value,
-                memory_reason=not_measured().reason.value,
-                next_step=(failure.hint if failure else "") or "see why the arm failed",
-            ),
-            failure=said,
+        role = Role.CONTROL if planned.family is Family.CONTROL else Role.CANDIDATE
+        said = Verdicts(
+            latency=Verdict.VOID.value,
+            latency_reason=Reason.NOT_MEASURED.value,
+            quality=not_evaluated("not-measured", "").verdict.value,
+            quality_reason="not-measured",
+            memory=not_measured().verdict.value,
+            memory_reason=not_measured().reason.value,
+            next_step=(failure.hint if failure else "") or NEXT_STEP[Reason.NOT_MEASURED],
+        )
+        return replace(
+            self._bare(planned, planned.label, role, said),
+            failure=f"{failure.type}: {failure.message}" if failure else "it never ran",
         )
 
-    def _common(self, planned: PlannedArm, label: str, role: Role) -> dict[str, object]:
+    def _bare(self, planned: PlannedArm, label: str, role: Role, said: Verdicts) -> ArmResult:
+        """What is known of an arm without a figure."""
         evidence = self.evidence
-        return {
-            "run": evidence.run,
-            "cell": self.cell.cell,
-            "arm": label,
-            "method": planned.label,
-            "family": planned.family.value,
-            "role": role,
-            "source_sha256": source_sha256(parse(planned.spec)),
-            "baseline": self.cell.baseline.label,
-            "protocol": msgspec.to_builtins(evidence.plan.request.protocol),
-            "environment": self._environment(),
-        }
+        return ArmResult(
+            run=evidence.run,
+            cell=self.cell.cell,
+            arm=label,
+            method=planned.label,
+            family=planned.family.value,
+            role=role,
+            source_sha256=source_sha256(parse(planned.spec)),
+            baseline=self.cell.baseline.label,
+            verdict=said,
+            protocol=msgspec.to_builtins(evidence.plan.request.protocol),
+            environment=self._environment(),
+        )
 
     def _environment(self) -> dict[str, str | int | float]:
         """The parent's and the workers', with the model's identity and the kind of fill."""
@@ -183,6 +193,8 @@ class _CellResults:
 
     def _captured_share(self, arm: Arm) -> float | UnsetType:
         """(baseline - arm) / (baseline - ceiling), of mean latencies."""
+        if arm.role in (Role.BASELINE, Role.BASELINE_AGAIN):
+            return UNSET
         base = self._mean_ms(self.cell.baseline.label)
         ceiling = self._mean_ms(CEILING)
         own = self._mean_ms(arm.label)
@@ -206,9 +218,13 @@ class _CellResults:
         return seen[0] if seen else UNSET
 
 
-def _own(value: object, arm: Arm) -> object:
-    """The baseline has no ratio to itself."""
-    return UNSET if arm.role in (Role.BASELINE, Role.BASELINE_AGAIN) else value
+def _ratio(
+    arm: Arm, own: Interval | UnsetType, control: Interval | UnsetType
+) -> Interval | UnsetType:
+    """A has no ratio to itself; that of A' is the control's."""
+    if arm.role is Role.BASELINE:
+        return UNSET
+    return control if arm.role is Role.BASELINE_AGAIN else own
 
 
 def _quality_verdict(evidence: Evidence, planned: PlannedArm) -> QualityVerdict:

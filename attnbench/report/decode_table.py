@@ -107,13 +107,16 @@ def _kv(result: ArmResult) -> Text:
 
 
 def _floor_multiple(result: ArmResult) -> str:
-    if result.floor is UNSET or result.latency_ms is UNSET:
+    if result.floor is UNSET or result.latency_ms is UNSET or not result.floor.read_bytes:
         return ABSENT
     return f"{result.latency_ms['median'] / result.floor.ms:.2f}"
 
 
 def _captured(result: ArmResult) -> str:
-    return ABSENT if result.captured_share is UNSET else f"{result.captured_share:.0%}"
+    """Of the way to the ceiling; an arm that went the other way captured nothing."""
+    if result.captured_share is UNSET or result.captured_share < 0:
+        return ABSENT
+    return f"{result.captured_share:.0%}"
 
 
 def _notes(results: Sequence[ArmResult]) -> Iterator[str]:

@@ -41,7 +41,7 @@ def plan_table(plan: Plan) -> RenderableType:
 def _memory(plan: Plan) -> str:
     return (
         f"{plan.needed_bytes / GIB:.1f} GiB: {plan.weight_bytes / GIB:.2f} of weights, "
-        f"{plan.cache_bytes / GIB:.2f} of exact cache, {SLACK_BYTES[plan.device] / GIB:.0f} for the "
+        f"{plan.cache_bytes / GIB:.2f} of cache, {SLACK_BYTES[plan.device] / GIB:.0f} for the "
         f"process; {plan.facts.memory_free_bytes / GIB:.1f} GiB free; arms that keep caches of "
         "their own come on top"
     )
