@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnbench.errors import Unsupported
 from attnbench.methods.base import LayerShape
 from attnbench.models.adapter import SurveyedLayer
 
@@ -80,8 +81,14 @@ def captured_tables(
 
 
 def full_attention_shapes(surveyed: Sequence[SurveyedLayer]) -> tuple[LayerShape, ...]:
-    """Shapes of the layers that methods apply to."""
-    return tuple(layer.shape for layer in surveyed if layer.window is None)
+    """Shapes of the layers that methods apply to; raises `Unsupported` where there are none."""
+    shapes = tuple(layer.shape for layer in surveyed if layer.window is None)
+    if not shapes:
+        raise Unsupported(
+            "every layer of the model attends within a sliding window, which stays exact",
+            hint=f"a context below {surveyed[0].window} tokens makes them full attention",
+        )
+    return shapes
 
 
 def _widths(shape: LayerShape) -> tuple[int, int, int]:

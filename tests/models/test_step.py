@@ -154,6 +154,11 @@ def test_attention_step_can_be_reset():
         assert torch.equal(torch.stack(step()), first)
 
 
+def test_a_model_whose_layers_all_slide_has_nothing_for_a_method():
+    with bench("mistral-sliding") as b, pytest.raises(Unsupported, match="sliding window"):
+        qkv_tables(b.surveyed, 3, seed=4)
+
+
 def test_tables_depend_on_the_seed_alone():
     with bench("llama") as b:
         rows = [qkv_tables(b.surveyed, 3, seed=seed).rows for seed in (4, 4, 5)]
