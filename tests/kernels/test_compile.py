@@ -1,0 +1,56 @@
+"""Every kernel compiles for GPUs that are not here, within the shared memory that they have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from attnbench.methods.split_kv import SHARED_BYTES
+from tests.kernels import launches
+
+
+@pytest.fixture(scope="module")
+def compiled() -> list[dict]:
+    """What `tests.kernels.launches` printed, from a process in which nothing is interpreted."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.kernels.launches"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_kernel_of_the_package_has_a_compile_case(compiled):
+    entry_points = {row["entry_point"] for row in compiled if "entry_point" in row}
+    assert entry_points >= {"split_decode_kernel", "int8_decode_kernel"}
+    assert entry_points == {row["kernel"] for row in compiled if "kernel" in row}
+
+
+@pytest.mark.parametrize("capability", launches.CAPABILITIES)
+def test_every_offered_default_fits_in_99_kib_on_every_capability(compiled, capability):
+    rows = [row for row in compiled if row.get("capability") == capability]
+    assert {row["kernel"] for row in rows} == {r["entry_point"] for r in compiled if len(r) == 1}
+    assert {row["case"] for row in rows if row["shared_bytes"] > SHARED_BYTES} == set()
+
+
+def test_every_configuration_on_offer_fits_in_99_kib(compiled):
+    rows = [row for row in compiled if "kernel" in row]
+    assert max(row["shared_bytes"] for row in rows) <= SHARED_BYTES
+    assert len({row["config"] for row in rows if row["kernel"] == "split_decode_kernel"}) > 4
+    assert len({row["config"] for row in rows if row["kernel"] == "int8_decode_kernel"}) > 4
+
+
+def test_the_main_loop_copies_asynchronously_and_threads_meet_before_a_program_reports(compiled):
+    for row in compiled:
+        if row.get("kernel") in ("split_decode_kernel", "int8_decode_kernel"):
+            assert row["async_copies"] > 0, row
+            assert row["barrier_before_ticket"], row

@@ -1,0 +1,167 @@
+"""Conformance on a real GPU: bfloat16 and float16, graphs, every configuration, the full shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attnbench.errors import Unsupported
+from attnbench.methods import registry
+from attnbench.methods.base import CacheLength, CacheView, LayerShape, MethodLayer
+from attnbench.methods.conformance import BOUNDS, Check, Outcome, conform, relative_error
+from attnbench.methods.conformance_graph import CapturedDecode
+from attnbench.methods.reference import exact_attention
+from attnbench.methods.trial import Step
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
+]
+CUDA = torch.device("cuda")
+METHODS = [
+    method for name in registry.names() for method in registry.every_implementation(name, "cuda")
+]
+# Llama-3.2-1B's layer: four sequences of 32768 tokens.
+HERO = LayerShape(4, 32, 8, 64, 32768 + 16, torch.bfloat16, CUDA, layer=0, scale=0.125)
+KERNELS = ("flash_decode", "int8_kv,impl=triton", "sink_window,impl=triton")
+
+
+def report(checks: list[Check]) -> str:
+    """Every check in full, failures first, for a log that is read only once."""
+    ordered = sorted(checks, key=lambda check: check.outcome is not Outcome.FAILED)
+    return "\n".join(
+        f"{c.outcome:<8}{c.name}: figure {c.figure} bound {c.bound} {c.detail}" for c in ordered
+    )
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.label)
+def test_every_method_conforms_in_16_bits_and_in_a_cuda_graph(method):
+    checks = conform(method, CUDA, dtypes=(torch.bfloat16, torch.float16))
+    failed = [check for check in checks if check.outcome is Outcome.FAILED]
+    assert not failed, "\n" + report(checks)
+    if all(check.outcome is Outcome.SKIPPED for check in checks):
+        pytest.skip(checks[0].detail)
+    captured = next(check for check in checks if check.name == "CUDA graph")
+    assert captured.passed, report(checks)
+
+
+@pytest.mark.parametrize("spec", KERNELS)
+def test_kernels_grow_inside_a_cuda_graph(spec):
+    checks = conform(registry.parse(spec), CUDA, dtypes=(torch.bfloat16,))
+    growth = next(check for check in checks if check.name == "growth in a CUDA graph")
+    assert growth.passed, report(checks)
+
+
+@pytest.mark.parametrize("spec", ["flash_decode", "int8_kv,impl=triton"])
+def test_kernels_conform_in_float32_without_tf32(spec):
+    checks = conform(registry.parse(spec), CUDA, dtypes=(torch.float32,))
+    assert not [c for c in checks if c.outcome is Outcome.FAILED], "\n" + report(checks)
+
+
+@pytest.fixture(scope="module")
+def hero() -> tuple[CacheView, Step]:
+    """One layer's cache at full length, and one token to append."""
+    torch.manual_seed(0)
+    tokens = HERO.capacity - 16
+    rows = (HERO.batch, HERO.kv_heads, HERO.capacity, HERO.head_dim)
+    k, v = (torch.randn(rows, dtype=HERO.dtype, device=CUDA) for _ in range(2))
+    k[:, :, tokens:] = 0
+    v[:, :, tokens:] = 0
+    new = (HERO.batch, HERO.kv_heads, 1, HERO.head_dim)
+    step = Step(
+        q=2 * torch.randn((HERO.batch, HERO.heads, 1, HERO.head_dim), device=CUDA).to(HERO.dtype),
+        k=torch.randn(new, device=CUDA).to(HERO.dtype),
+        v=torch.randn(new, device=CUDA).to(HERO.dtype),
+    )
+    return CacheView(k, v, CacheLength(CUDA, tokens)), step
+
+
+def exact_at(hero: tuple[CacheView, Step]) -> torch.Tensor:
+    """Exact attention at the full shape, in float64."""
+    cache, step = hero
+    tokens = cache.length.tokens
+    k, v = (
+        torch.cat((rows[:, :, :tokens], new), dim=2)
+        for rows, new in ((cache.k, step.k), (cache.v, step.v))
+    )
+    return exact_attention(step.q, k, v, HERO.scale)
+
+
+def decoded(layer: MethodLayer, hero: tuple[CacheView, Step]) -> torch.Tensor:
+    """What one step of a freshly prefilled layer gives; the cache is restored."""
+    cache, step = hero
+    layer.prefill(cache)
+    out = layer.decode(step.q, step.k, step.v).clone()
+    layer.reset()
+    return out
+
+
+def test_every_configuration_of_the_exact_kernel_is_right_at_the_full_shape(hero):
+    method, expected = registry.parse("flash_decode"), exact_at(hero)
+    errors = {
+        config: relative_error(decoded(method.layer(replace(HERO, kernel=config)), hero), expected)
+        for config in method.configurations(HERO)
+    }
+    assert max(errors.values()) < BOUNDS[HERO.dtype], errors
+
+
+def test_the_exact_kernel_is_as_near_to_float64_as_sdpa_at_the_full_shape(hero):
+    expected = exact_at(hero)
+    errors = {}
+    for spec in ("flash_decode", "sdpa", "sdpa,backend=flash", "sdpa,backend=cudnn"):
+        method = registry.parse(spec)
+        try:
+            method.check(HERO)
+        except Unsupported as refusal:
+            errors[spec] = refusal.message
+            continue
+        errors[spec] = relative_error(decoded(method.layer(HERO), hero), expected)
+    assert errors["flash_decode"] <= 2 * errors["sdpa"], errors
+
+
+def test_every_configuration_of_the_int8_kernel_is_right_at_the_full_shape(hero):
+    method = registry.parse("int8_kv")
+    expected = decoded(method.reference_layer(HERO), hero)
+    method = registry.parse("int8_kv,impl=triton")
+    errors = {
+        config: relative_error(decoded(method.layer(replace(HERO, kernel=config)), hero), expected)
+        for config in method.configurations(HERO)
+    }
+    assert max(errors.values()) < BOUNDS[HERO.dtype], errors
+
+
+@pytest.mark.parametrize("spec", KERNELS)
+def test_a_thousand_replays_at_the_full_shape_give_the_same_bits(spec, hero):
+    cache, step = hero
+    layer = registry.parse(spec).layer(HERO)
+    layer.prefill(cache)
+    replay = CapturedDecode(layer, step)
+    first = replay(step)
+    wrong = sum(not torch.equal(replay(step), first) for _ in range(1000))
+    layer.reset()
+    assert wrong == 0, f"{wrong} of 1000 replays differ: programs merged before all had published"
+
+
+def test_offsets_beyond_two_to_the_31_elements_are_right():
+    shape = LayerShape(1, 4, 1, 128, (2**31 // 128) + 4096, torch.float16, CUDA, 0, 128**-0.5)
+    tokens = shape.capacity - 8
+    if torch.cuda.mem_get_info()[0] < 3 * shape.capacity * shape.row_bytes // 2:
+        pytest.skip("needs 14 GB of free GPU memory")
+    rows = torch.zeros((1, 1, shape.capacity, 128), dtype=shape.dtype, device=CUDA)
+    values = torch.zeros_like(rows)
+    torch.manual_seed(0)
+    far = slice(tokens - 64, tokens)
+    rows[:, :, far] = torch.randn((1, 1, 64, 128), device=CUDA).to(shape.dtype)
+    values[:, :, far] = torch.randn((1, 1, 64, 128), device=CUDA).to(shape.dtype)
+    rows[:, :, :-72, 0] = -60000.0  # all other tokens weigh nothing
+    q = torch.ones((1, 4, 1, 128), dtype=shape.dtype, device=CUDA)
+    k, v = rows[:, :, tokens - 1 : tokens].clone(), values[:, :, tokens - 1 : tokens].clone()
+    layer = registry.parse("flash_decode").layer(shape)
+    layer.prefill(CacheView(rows, values, CacheLength(CUDA, tokens)))
+    out = layer.decode(q, k, v)
+    near = slice(tokens - 64, tokens + 1)
+    expected = exact_attention(q, rows[:, :, near], values[:, :, near], shape.scale)
+    assert torch.equal(rows[:, :, tokens : tokens + 1], k)
+    assert relative_error(out, expected) < BOUNDS[shape.dtype]
