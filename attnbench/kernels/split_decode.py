@@ -115,8 +115,9 @@ def split_decode_kernel(
         weights, shrink, highest, total = _soften(scores, highest, total)
         acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
 
-    if SINKS > 0 and split == 0:
-        sinks = tl.minimum(start, SINKS)  # sinks inside the window are already attended
+    if SINKS > 0:
+        # Sinks inside the window are already attended; the first split alone takes the others.
+        sinks = tl.where(split == 0, tl.minimum(start, SINKS), 0)
         for row in range(0, sinks, BLOCK_N):
             keep = row + rows < sinks
             k = tl.load(k_tile + row * k_row, mask=keep[:, None], other=0.0)

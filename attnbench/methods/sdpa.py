@@ -25,6 +25,8 @@ BACKENDS: dict[str, SDPBackend] = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
 }
+# How PyTorch says that the backends it may use do not take a shape.
+REFUSALS = ("No available kernel", "No viable backend")
 # Enough rows for every backend to show whether it takes the shape, few enough to cost nothing.
 TRIAL_TOKENS = 32
 
@@ -65,14 +67,23 @@ class Sdpa(Method):
         with warnings.catch_warnings(record=True) as refusals:
             warnings.simplefilter("always")
             try:
-                self.attend(q, k[:, :, :-1], k[:, :, :-1], shape)
+                self.call(q, k[:, :, :-1], k[:, :, :-1], shape)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError as error:
                 raise refused(self, shape, error, [str(w.message) for w in refusals]) from error
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
-        """q [B,H,1,D], k and v [B,Hkv,N,D] -> [B,H,1,D]."""
+        """q [B,H,1,D], k and v [B,Hkv,N,D] -> [B,H,1,D]; `Unsupported` where it is refused."""
+        try:
+            return self.call(q, k, v, shape)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in REFUSALS):
+                raise
+            raise refused(self, shape, error, []) from error
+
+    def call(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
+        """SDPA itself."""
         with self.chosen():
             return scaled_dot_product_attention(
                 q, k, v, scale=shape.scale, enable_gqa=shape.group > 1

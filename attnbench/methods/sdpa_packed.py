@@ -28,8 +28,8 @@ class SdpaPacked(Sdpa):
         del device_type
         return (cls(),)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
-        """q [B,H,1,D], k and v [B,Hkv,N,D] -> [B,H,1,D]."""
+    def call(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
+        """SDPA with the group as rows of one query."""
         packed = q.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_dim)
         with self.chosen():
             out = scaled_dot_product_attention(packed, k, v, scale=shape.scale)

@@ -137,8 +137,8 @@ def measured(method: Method, shape: LayerShape, caches: list[CacheView]) -> Row:
 
 def replay_us(step: Callable[[], object]) -> float:
     """Microseconds of one replay of `step` as a CUDA graph: the median of some."""
-    stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
         step()
         step()
     torch.cuda.synchronize()

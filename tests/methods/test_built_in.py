@@ -40,7 +40,7 @@ def test_an_sdpa_backend_that_a_cpu_lacks_is_refused_and_nothing_else_runs(backe
     with pytest.raises(Unsupported, match=f"backend={backend} does not run on cpu"):
         method.check(shape)
     trial = Trial.make(Case(8, 64, 4), torch.float32, CPU)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Unsupported, match="does not run on cpu"):
         trial.first_output(method.layer(shape))
 
 
