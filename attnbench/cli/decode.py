@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from attnbench.errors import AttnbenchError
+    from attnbench.ledger import Ledger
     from attnbench.measure.plan import DecodeRequest, Plan
     from attnbench.protocol.result import ArmResult
 
@@ -28,43 +30,60 @@ def decode(
         ),
     ] = "embedded",
     ctx: Annotated[
-        int | None, typer.Option(help="Cached tokens.  [default: 1024, or what the model has]")
+        int | None,
+        typer.Option(help="Cached tokens.", show_default="1024, or what the model has"),
     ] = None,
     batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
     method: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="METHOD",
             help="A method with its parameters, as in sink_window,window=512; or module:Class, or "
-            "file.py:Class. Repeat for more.  [default: every exact arm, int8_kv, sink_window]"
+            "file.py:Class. Repeat for more. Exact arms and zero_cost run beside them.",
+            show_default="int8_kv and sink_window",
         ),
     ] = None,
     scope: Annotated[
         list[Scope] | None,
         typer.Option(
+            metavar="SCOPE",
             help="step: the whole decode step; attention: attention of all layers alone. Repeat "
-            "for both.  [default: step]"
+            "for both.",
+            show_default="step",
         ),
     ] = None,
     mode: Annotated[
         list[Mode] | None,
         typer.Option(
+            metavar="MODE",
             help="graph: the step captured in a CUDA graph; eager: as called from Python. Repeat "
-            "for both.  [default: graph on CUDA, eager on a CPU]"
+            "for both.",
+            show_default="graph on CUDA, eager on a CPU",
         ),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="canonical, rigorous, or quick (which can earn no verdict).")
     ] = "canonical",
-    dtype: Annotated[str, typer.Option(help="[default: bfloat16 on CUDA, float32 on a CPU]")] = "",
-    device: Annotated[str, typer.Option(help="cuda or cpu.  [default: cuda if there is one]")] = "",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32, float16 or bfloat16.",
+            show_default="bfloat16 on CUDA, float32 on a CPU",
+        ),
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="cuda or cpu.", show_default="cuda if there is one")
+    ] = "",
     text: Annotated[
         Path | None,
-        typer.Option(help="Text for prompts and quality.  [default: numpy's documentation]"),
+        typer.Option(help="Text for prompts and quality.", show_default="numpy's documentation"),
     ] = None,
     quality: Annotated[bool, typer.Option(help="Judge outputs against SDPA on real text.")] = True,
     slower_allowed: Annotated[
         float | None,
-        typer.Option(help="Exit with 10 when a method is more than this many percent slower."),
+        typer.Option(
+            min=0.0, help="Exit with 10 when a method is more than this many percent slower."
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of a session on a CPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of schedule, tokens and noise.")] = 0,
@@ -78,16 +97,23 @@ def decode(
 ) -> None:
     """Measure decode latency and KV memory of several methods, judge quality, decide, record.
 
-    The fastest exact arm of a pilot becomes the baseline; every session measures it twice, as A and
-    A′, in randomised blocks with all other arms. Every process, sample and verdict goes into the
-    ledger.
+    The fastest exact arm of a pilot becomes the baseline. Every session measures
+    it twice, as A and A′, in randomised blocks with all other arms. Every
+    process, sample and verdict goes into the ledger.
 
-    Exit codes: 0 decided; 1 an error; 2 wrong usage; 10 a method was killed by a quality gate, or
-    is slower than allowed; 11 a verdict is inconclusive; 12 a verdict is void; 130 interrupted.
+    Exit codes: 0 decided, 1 an error, 2 wrong usage, 10 a quality gate killed a
+    method (or it is slower than allowed), 11 a verdict is inconclusive, 12 a
+    verdict is void, 13 the ledger is broken, 130 interrupted.
 
-    Examples: `attnbench decode`, `attnbench decode --model preset:llama-3.2-1b --ctx 32768
-    --batch 4 --scope step --scope attention`, `attnbench decode --method int8_kv --method
-    my_method.py:MyMethod --plan`.
+    Examples:
+
+    attnbench decode
+
+    attnbench decode --plan --model preset:llama-3.2-1b --ctx 32768 --batch 4
+
+    attnbench decode --scope step --scope attention --method int8_kv
+
+    attnbench decode --method sink_window,window=512 --method mine.py:MyMethod
     """
     from attnbench.measure.plan import DecodeRequest
     from attnbench.protocol.presets import preset
@@ -110,20 +136,31 @@ def decode(
     if plan:
         show_plan(request, as_json=as_json)
         return
-    results = measure(request, ledger, as_json=as_json)
-    show_results(results, ledger, as_json=as_json)
-    raise typer.Exit(_exit_code(results, slower_allowed))
+    measured = measure(request, ledger, as_json=as_json)
+    show_results(measured.results, ledger, as_json=as_json)
+    raise typer.Exit(_exit_code(measured, slower_allowed))
 
 
-def _exit_code(results: tuple[ArmResult, ...], slower_allowed: float | None) -> int:
+class Measured(NamedTuple):
+    """What a run recorded, and what of it failed after the latencies were there."""
+
+    results: tuple[ArmResult, ...]
+    failed: tuple[AttnbenchError, ...]
+
+
+def _exit_code(measured: Measured, slower_allowed: float | None) -> int:
     from attnbench.protocol.exit import run_exit
 
+    for error in measured.failed:
+        typer.echo(f"error: {error.message}", err=True)
+    if measured.failed:
+        return int(measured.failed[0].exit_code)
     allowed = None if slower_allowed is None else slower_allowed / 100
-    return int(run_exit(results, slower_allowed=allowed))
+    return int(run_exit(measured.results, slower_allowed=allowed))
 
 
-def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> tuple[ArmResult, ...]:
-    """Plan, run and record; returns what was recorded."""
+def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
+    """Plan, run and record."""
     import msgspec
     from rich.console import Console
 
@@ -134,6 +171,7 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> tuple[ArmRe
     from attnbench.report.progress import reporter
 
     book = Ledger(path)
+    _require_sound(book)
     with reporter(Console(stderr=True), json=as_json) as report:
         with report.stage("plan"):
             plan = plan_decode(request)
@@ -143,7 +181,14 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> tuple[ArmRe
             results = arm_results(evidence)
             for result in results:
                 book.append(Kind.RESULT, msgspec.to_builtins(result), cites=evidence.cites)
-    return results
+    return Measured(results, evidence.failed)
+
+
+def _require_sound(book: Ledger) -> None:
+    """Read all of a ledger before hours of measuring that it could not take."""
+    if book.path.exists():
+        for _ in book.records():
+            pass
 
 
 def _tell_plan(plan: Plan, note: Callable[[str], None]) -> None:

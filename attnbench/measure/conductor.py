@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import gzip
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from attnbench.errors import AttnbenchError, Unsupported
+from attnbench.errors import AttnbenchError, WorkerFailed
 from attnbench.ledger import Json, Kind, Ledger
+from attnbench.measure.chosen import fastest_exact, kernel_choices, takes_part
 from attnbench.measure.device import environment
+from attnbench.measure.events import Progress
+from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.plan import Plan, PlannedArm
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
     Bench,
     CellPlan,
+    Launch,
     MemoryResult,
     MemoryTask,
     PilotResult,
@@ -41,39 +44,13 @@ from attnbench.protocol.schedule import SessionSchedule, schedule
 
 _R = TypeVar("_R", bound=TaskResult)
 SILENCE_S = 600.0  # the longest that a worker may say nothing: loading, compiling, one long prefill
-AGAIN = "#2"  # marks the baseline's second arm, A'
 PILOT_STEPS = StepCounts(warmup_steps=15, untimed_steps=2, timed_steps=10, min_visit_ms=5.0)
 PILOT_BLOCKS = 4
 QUALITY_STEPS = 16
 QUALITY_WINDOWS = 2
 
 
-@dataclass(frozen=True)
-class CellArms:
-    """A cell with the arms that its sessions hold, baseline pair first."""
-
-    cell: Cell
-    arms: tuple[Arm, ...]
-
-    @property
-    def baseline(self) -> Arm:
-        """A, the fastest exact arm of this cell's pilot."""
-        return self.arms[0]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that a run measured, and the ids of the records that hold it."""
-
-    run: str
-    plan: Plan
-    pilot: PilotResult
-    cells: tuple[CellArms, ...]
-    sessions: tuple[SessionResult, ...]
-    memory: MemoryResult
-    quality: QualityResult | None
-    environment: dict[str, str | int | float]
-    cites: tuple[str, ...]
+RunTask = Callable[[Task, Callable[[Progress], None], float], TaskResult]
 
 
 class _Show(Protocol):
@@ -81,23 +58,33 @@ class _Show(Protocol):
 
 
 class Conductor:
-    """One run of one plan. Whatever was recorded stays recorded when it fails or is interrupted."""
+    """One run of one plan. Whatever was recorded stays recorded when it fails or is interrupted.
 
-    def __init__(self, plan: Plan, ledger: Ledger, reporter: Reporter) -> None:
+    `run` does a task in a process of its own, as `supervisor.run_task` does.
+    """
+
+    def __init__(
+        self, plan: Plan, ledger: Ledger, reporter: Reporter, *, run: RunTask = run_task
+    ) -> None:
         self._plan = plan
         self._ledger = ledger
         self._reporter = reporter
+        self._run_task = run
         self._run = secrets.token_hex(6)
         self._environment = environment(plan.facts)
         self._cites: list[str] = []
+        self._failed: list[AttnbenchError] = []
 
     def conduct(self) -> Evidence:
-        """Run every worker of the plan; raises what a worker that everything needs raises."""
+        """Run every worker of the plan; raises what the pilot or a session raises.
+
+        Hours of sessions are not thrown away because memory or quality failed afterwards.
+        """
         pilot = self._pilot()
         cells = tuple(self._cell_arms(i, pilot) for i in range(len(self._plan.cells)))
         sessions = self._sessions(cells, pilot)
-        memory = self._memory(pilot)
-        quality = self._quality(pilot) if self._judges_quality else None
+        memory = self._or_failed(self._memory, pilot)
+        quality = self._or_failed(self._quality, pilot) if self._judges_quality else None
         return Evidence(
             run=self._run,
             plan=self._plan,
@@ -106,6 +93,7 @@ class Conductor:
             sessions=sessions,
             memory=memory,
             quality=quality,
+            failed=tuple(self._failed),
             environment=self._environment,
             cites=tuple(self._cites),
         )
@@ -144,8 +132,8 @@ class Conductor:
             mode=mode,
             device=self._plan.facts.name,
         )
-        baseline = _fastest_exact(pilot.session, index)
-        runs = [arm for arm in self._plan.arms if _runs(arm, index, pilot, baseline)]
+        baseline = fastest_exact(pilot, index)
+        runs = [arm for arm in self._plan.arms if takes_part(arm, pilot, index, baseline)]
         others = [_arm(arm) for arm in runs if arm.label != baseline]
         first = next(_arm(arm) for arm in runs if arm.label == baseline)
         pair = (
@@ -168,7 +156,7 @@ class Conductor:
             for index, cell in enumerate(cells)
         ]
         everyone = {arm.label: arm for cell in cells for arm in cell.arms}
-        bench = self._bench(tuple(everyone.values()), _kernels(everyone.values(), pilot))
+        bench = self._bench(tuple(everyone.values()), kernel_choices(everyone.values(), pilot))
         return tuple(
             self._session(i, bench, cells, [plan.sessions[i] for plan in plans])
             for i in range(protocol.sessions)
@@ -201,14 +189,16 @@ class Conductor:
         return _expect(result, SessionResult)
 
     def _memory(self, pilot: PilotResult) -> MemoryResult:
-        bench = self._bench(self._one_of_each(pilot), _kernels(map(_arm, self._plan.arms), pilot))
+        bench = self._bench(
+            self._one_of_each(pilot), kernel_choices(map(_arm, self._plan.arms), pilot)
+        )
         task = MemoryTask(bench=bench, layers=pilot.layers)
         with self._reporter.stage("memory: each arm in a process of its own") as stage:
             return _expect(self._work("memory", task, stage.update), MemoryResult)
 
     def _quality(self, pilot: PilotResult) -> QualityResult:
         arms = self._one_of_each(pilot)
-        bench = self._bench(arms, _kernels(arms, pilot))
+        bench = self._bench(arms, kernel_choices(arms, pilot))
         task = QualityTask(
             bench=msgspec.structs.replace(bench, batch=1),
             windows=QUALITY_WINDOWS,
@@ -217,12 +207,17 @@ class Conductor:
         with self._reporter.stage("quality: outputs against SDPA on real text") as stage:
             return _expect(self._work("quality", task, stage.update), QualityResult)
 
+    def _or_failed(self, part: Callable[[PilotResult], _R], pilot: PilotResult) -> _R | None:
+        try:
+            return part(pilot)
+        except AttnbenchError as error:
+            self._failed.append(error)
+            return None
+
     def _one_of_each(self, pilot: PilotResult) -> tuple[Arm, ...]:
         return tuple(_arm(arm) for arm in self._plan.arms if pilot.arms[arm.label].failure is None)
 
-    def _bench(
-        self, arms: Sequence[Arm], kernels: dict[str, dict[str, int]] | None = None
-    ) -> Bench:
+    def _bench(self, arms: Sequence[Arm], kernels: dict[str, Launch] | None = None) -> Bench:
         request = self._plan.request
         return Bench(
             model=request.model,
@@ -242,9 +237,10 @@ class Conductor:
         """Run one worker between its opening and its closing record."""
         opened = self._record("opened", session, task=msgspec.to_builtins(task))
         try:
-            result = run_task(task, lambda e: show(e.done, e.total, e.detail), SILENCE_S)
+            result = self._watched(task, show)
         except KeyboardInterrupt:
             self._record("aborted", session, cites=(opened,))
+            self._reporter.note(f"interrupted: run {self._run} ends as aborted in the ledger")
             raise
         except AttnbenchError as error:
             self._record("failed", session, cites=(opened,), error=error.message)
@@ -252,6 +248,22 @@ class Conductor:
         blob = self._ledger.put_blob(gzip.compress(msgspec.json.encode(result), mtime=0))
         self._cites.append(self._record("closed", session, cites=(opened,), samples=blob))
         return result
+
+    def _watched(self, task: Task, show: _Show) -> TaskResult:
+        """The worker's result; when it dies or hangs, the error says at what."""
+        detail = ""
+
+        def tell(event: Progress) -> None:
+            nonlocal detail
+            detail = event.detail
+            show(event.done, event.total, event.detail)
+
+        try:
+            return self._run_task(task, tell, SILENCE_S)
+        except WorkerFailed as error:
+            if not detail:
+                raise
+            raise WorkerFailed(f"at {detail!r}: {error.message}", hint=error.hint) from error
 
     def _record(
         self, phase: str, session: int | str, *, cites: Sequence[str] = (), **more: Json
@@ -277,29 +289,3 @@ def _arm(planned: PlannedArm) -> Arm:
 
 def _pilot_schedule(labels: Sequence[str], seed: int) -> SessionSchedule:
     return schedule(labels, sessions=1, blocks=PILOT_BLOCKS, groups=1, seed=seed).sessions[0]
-
-
-def _runs(arm: PlannedArm, cell: int, pilot: PilotResult, baseline: str) -> bool:
-    """Whether an arm is in this cell's sessions: one that failed in the pilot stays out."""
-    failed_here = arm.label in pilot.session.cells[cell].failures
-    kept_out = arm.pilot_only and arm.label != baseline
-    return pilot.arms[arm.label].failure is None and not failed_here and not kept_out
-
-
-def _fastest_exact(session: SessionResult, index: int) -> str:
-    totals: dict[str, list[float]] = {}
-    for visit in session.cells[index].samples.visits:
-        totals.setdefault(visit.arm, []).append(sum(visit.steps_us) / len(visit.steps_us))
-    if not totals:
-        failures = session.cells[index].failures
-        raise Unsupported(
-            "no exact arm runs here, so there is no baseline to compare with",
-            hint="; ".join(f"{label}: {why.message}" for label, why in failures.items()),
-        )
-    return min(totals, key=lambda label: sorted(totals[label])[len(totals[label]) // 2])
-
-
-def _kernels(arms: Iterable[Arm], pilot: PilotResult) -> dict[str, dict[str, int]]:
-    """The configuration that the pilot timed as fastest, for every arm that has one to choose."""
-    chosen = {arm.label: pilot.arms[arm.label.removesuffix(AGAIN)].fastest for arm in arms}
-    return {label: launch for label, launch in chosen.items() if launch is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from attnbench.models.sources import inspect
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.presets import Protocol
 from attnbench.quality.gates import refuse_replacement
+from attnbench.quality.text import read_text
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 DEFAULT_CONTEXT = 1024
@@ -100,7 +101,7 @@ def plan_decode(request: DecodeRequest) -> Plan:
     model, `DoesNotFit` where weights and cache exceed free memory, `Unsupported` where an arm that
     was asked for cannot run on this device.
     """
-    _check_counts(request)
+    _check_request(request)
     device = _device(request.device)
     facts = device_facts(device)
     info = inspect(request.model)
@@ -125,10 +126,18 @@ def plan_decode(request: DecodeRequest) -> Plan:
     return plan
 
 
-def _check_counts(request: DecodeRequest) -> None:
-    for name, value in (("--batch", request.batch), ("--threads", request.threads)):
-        if value < 1:
-            raise UsageError(f"{name} {value} makes no sense", hint="use at least 1")
+def _check_request(request: DecodeRequest) -> None:
+    """Refuse now what a worker would stumble over in minutes."""
+    counts = (
+        ("batch", request.batch, 1),
+        ("threads", request.threads, 1),
+        ("seed", request.seed, 0),
+    )
+    for name, value, least in counts:
+        if value < least:
+            raise UsageError(f"--{name} {value} makes no sense", hint=f"use at least {least}")
+    if request.text is not None:
+        read_text(request.text)
     if request.dtype and request.dtype not in DTYPES:
         raise UsageError(
             f"no dtype is called {request.dtype!r}", hint=f"there are {', '.join(DTYPES)}"
@@ -179,20 +188,42 @@ def _arms(
     for spec, method, wanted in found:
         refuse_replacement(method.label, method.family.value)
         try:
-            runs = method.resolved(device)
+            runs = _resolved(method, device)
         except Unsupported as error:
             if wanted:
                 raise
             skipped.append((method.label, error.message))
             continue
         arm = PlannedArm(runs.label, _spec(spec, runs), runs.family, wanted)
-        arms.setdefault(runs.label, arm)
+        _refuse_namesake(arms.setdefault(runs.label, arm), arm)
     return tuple(arms.values()), tuple(skipped)
+
+
+def _resolved(method: Method, device: torch.device) -> Method:
+    """With its implementation fixed; `Unsupported` where that one is a kernel for a GPU."""
+    runs = method.resolved(device)
+    impl = getattr(runs, "impl", runs.implementations[0])
+    if impl == "triton" and device.type != "cuda":
+        raise Unsupported(
+            f"{runs.label} is a Triton kernel: it needs a CUDA GPU, and the device is "
+            f"{device.type}",
+            hint="`attnbench parity` runs it on a CPU under Triton's interpreter",
+        )
+    return runs
+
+
+def _refuse_namesake(first: PlannedArm, arm: PlannedArm) -> None:
+    """Two classes of one label would be one arm, and one of them silently not measured."""
+    if type(parse(first.spec)) is not type(parse(arm.spec)):
+        raise UsageError(
+            f"{first.spec} and {arm.spec} are both called {arm.label}",
+            hint="give one of the classes another name",
+        )
 
 
 def _spec(asked: str, method: Method) -> str:
     """What finds the method again, with every parameter and the implementation fixed."""
-    target, parameters = asked.split(",")[0], method.label.split(",")[1:]
+    target, parameters = asked.split(",")[0].strip(), method.label.split(",")[1:]
     return ",".join((target, *parameters))
 
 
@@ -237,8 +268,3 @@ def _steps_s(plan: Plan) -> Iterator[float]:
     reading = (plan.weight_bytes + plan.cache_bytes) / (bandwidth * 1e9)
     for _, mode in plan.cells:
         yield reading + plan.info.layers * LAUNCH_US_A_LAYER[mode] / 1e6
-
-
-def planned_labels(arms: Sequence[PlannedArm], family: Family) -> tuple[str, ...]:
-    """Labels of the arms of one family, in the plan's order."""
-    return tuple(arm.label for arm in arms if arm.family is family)

@@ -95,6 +95,7 @@ class _Worker:
     def finish(self, last: Result | Failure | None, grace_s: float) -> TaskResult:
         """The result, once the process has ended well."""
         if isinstance(last, Failure):
+            _wait_until(lambda: self._process.poll() is not None, INTERRUPT_GRACE_S)
             raise self._reported(last)
         try:
             status = self._process.wait(grace_s)
@@ -108,10 +109,12 @@ class _Worker:
         """End the process and whatever is left of its group: first asked, then made to."""
         if self._gone:
             return
-        if self._process.poll() is None:
-            _signal_group(self._process.pid, signal.SIGINT)
-            _wait_until(lambda: self._process.poll() is not None, INTERRUPT_GRACE_S)
-        _signal_group(self._process.pid, signal.SIGKILL)
+        try:
+            if self._process.poll() is None:
+                _signal_group(self._process.pid, signal.SIGINT)
+                _wait_until(lambda: self._process.poll() is not None, INTERRUPT_GRACE_S)
+        finally:  # also when Ctrl-C is pressed again meanwhile
+            _signal_group(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._listener.join(INTERRUPT_GRACE_S)  # a process that left the group may hold the pipe
         _pipe(self._process.stdout).close()

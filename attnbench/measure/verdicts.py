@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from attnbench.errors import Unsupported
-from attnbench.measure.conductor import AGAIN, CellArms, Evidence
+from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.floor import floor_ms
 from attnbench.measure.plan import PlannedArm
 from attnbench.measure.tasks import ArmFailure, CellSamples, MemoryFigures
@@ -121,7 +121,7 @@ class _CellResults:
             robust_ratio=_ratio(arm, verdict.robust_ratio, verdict.aa_robust),
             floor=self._floor(arm),
             captured_share=self._captured_share(arm),
-            memory=_memory_body(self.evidence.memory.arms.get(method)),
+            memory=_memory_body(_memory_figures(self.evidence, method)),
             quality=_quality_body(quality, self.evidence),
             witness=self._witness(arm),
             kernel=self.evidence.pilot.arms[method].fastest or UNSET,
@@ -230,8 +230,10 @@ def _ratio(
 def _quality_verdict(evidence: Evidence, planned: PlannedArm) -> QualityVerdict:
     if evidence.plan.info.weights == "random":
         return random_weights()
-    if evidence.quality is None:
+    if not evidence.plan.request.quality:
         return not_evaluated("not-asked", "run again without --no-quality")
+    if evidence.quality is None:
+        return not_evaluated("not-measured", "see why the quality part of the run failed")
     samples = evidence.quality.arms.get(planned.label)
     if samples is None:
         why = evidence.quality.failures.get(planned.label)
@@ -259,8 +261,12 @@ def _quality_body(
     }
 
 
+def _memory_figures(evidence: Evidence, method: str) -> MemoryFigures | None:
+    return None if evidence.memory is None else evidence.memory.arms.get(method)
+
+
 def _memory_verdict(evidence: Evidence, method: str, baseline: str) -> MemoryVerdict:
-    own, base = (evidence.memory.arms.get(name) for name in (method, baseline))
+    own, base = (_memory_figures(evidence, name) for name in (method, baseline))
     if own is None or base is None:
         return not_measured()
     return memory_verdict(
@@ -270,8 +276,8 @@ def _memory_verdict(evidence: Evidence, method: str, baseline: str) -> MemoryVer
     )
 
 
-def _memory_body(figures: MemoryFigures | None) -> dict[str, int | str] | UnsetType:
+def _memory_body(figures: MemoryFigures | None) -> dict[str, int | str | bool] | UnsetType:
     if figures is None:
         return UNSET
-    body: dict[str, int | str | None] = msgspec.to_builtins(figures)
+    body: dict[str, int | str | bool | None] = msgspec.to_builtins(figures)
     return {name: value for name, value in body.items() if value is not None}

@@ -84,6 +84,11 @@ class Workbench:
             size = (TABLE_STEPS, bench.batch)
             ids = torch.randint(self.loaded.info.vocab, size, generator=generator)
             return None, ids.to(self.device)
+        if self.loaded.tokenizer is None:
+            raise ModelError(
+                f"{bench.model} has no tokenizer, so its cache cannot be filled from text",
+                hint="put the tokenizer's files beside its weights",
+            )
         ids = torch.from_numpy(
             windows(
                 self.loaded.tokenizer,

@@ -57,7 +57,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     floor: Floor | UnsetType = UNSET
     # Share of the way from the baseline's latency to the zero-cost arm's that this arm went.
     captured_share: float | UnsetType = UNSET
-    memory: dict[str, int | str] | UnsetType = UNSET
+    memory: dict[str, int | str | bool] | UnsetType = UNSET
     quality: dict[str, float | int | str] | UnsetType = UNSET
     witness: dict[str, float] | UnsetType = UNSET
     kernel: dict[str, int] | UnsetType = UNSET

@@ -1,27 +1,33 @@
 """The table of a decode run: latency, interval, verdicts, quality, memory and floor side by side.
 
-A speed never stands without the quality verdict beside it.
+A speed never stands without the quality verdict beside it. Where the terminal is too narrow for a
+column each, columns that belong together share one, one above the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 from msgspec import UNSET
-from rich.console import Group, RenderableType
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from attnbench.protocol.cell import Cell, Role
-from attnbench.protocol.result import ArmResult, Interval
+from attnbench.protocol.result import ArmResult
+from attnbench.report.decode_notes import notes
 
 MIB = 1 << 20
 ABSENT = "–"
+CEILING = "zero_cost"
 STYLES = {
     "FASTER": "green",
     "SMALLER": "green",
     "PASS": "green",
-    "SUPPORTED": "green",
     "SLOWER": "red",
     "LARGER": "red",
     "KILL": "red",
@@ -29,7 +35,16 @@ STYLES = {
     "MARGINAL": "yellow",
     "INCONCLUSIVE": "yellow",
 }
-COLUMNS = ("ms/step", "speed-up", "95 % interval", "latency", "quality", "cos mean / p1", "KV MiB")
+# Columns that belong together; a narrow terminal gets one column for each group.
+COLUMNS = (
+    ("arm", ""),
+    ("ms/step", "× floor"),
+    ("speed-up", "95 % interval"),
+    ("latency", "because"),
+    ("quality", "cos mean / p1"),
+    ("KV MiB", "captured"),
+)
+LEFT = ("arm", "latency", "quality")
 
 
 def decode_table(results: Sequence[ArmResult]) -> RenderableType:
@@ -39,15 +54,8 @@ def decode_table(results: Sequence[ArmResult]) -> RenderableType:
 
 
 def _cell_block(cell: Cell, results: Sequence[ArmResult]) -> RenderableType:
-    table = Table(title=cell_title(cell), title_justify="left", title_style="bold", pad_edge=False)
-    table.add_column("arm", overflow="fold")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("latency", "quality") else "right")
-    table.add_column("× floor", justify="right")
-    table.add_column("captured", justify="right")
-    for result in results:
-        table.add_row(*_row(result), style="dim" if result.role is Role.CONTROL else "")
-    return Group(table, *(Text(line) for line in _notes(results)), Text())
+    title = Text(cell_title(cell), style="bold")
+    return Group(title, _CellTable(results), *(Text(line) for line in notes(results)), Text())
 
 
 def cell_title(cell: Cell) -> str:
@@ -58,45 +66,90 @@ def cell_title(cell: Cell) -> str:
     )
 
 
-def _row(result: ArmResult) -> tuple[RenderableType, ...]:
-    verdict = result.verdict
+@dataclass(frozen=True)
+class _CellTable:
+    """The rows of one cell, as wide as the terminal allows."""
+
+    results: Sequence[ArmResult]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = self._wide()
+        fits = Measurement.get(console, options.update(width=10_000), wide).maximum
+        yield wide if fits <= options.max_width else self._narrow()
+
+    def _wide(self) -> Table:
+        columns = [header for header in chain(*COLUMNS) if header]
+        return self._table(columns, [_wide_row(result) for result in self.results])
+
+    def _narrow(self) -> Table:
+        columns = ["\n".join(filter(None, group)) for group in COLUMNS]
+        return self._table(columns, [_narrow_row(result) for result in self.results])
+
+    def _table(self, columns: Sequence[str], rows: Sequence[Sequence[Text]]) -> Table:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for column in columns:
+            left = column.startswith((*LEFT, "because"))
+            table.add_column(column, justify="left" if left else "right", overflow="fold")
+        for result, row in zip(self.results, rows, strict=True):
+            table.add_row(*row, style="dim" if result.role is Role.CONTROL else "")
+        return table
+
+
+def _wide_row(result: ArmResult) -> list[Text]:
+    return [Text(_arm(result)), *chain(*_figures(result))]
+
+
+def _narrow_row(result: ArmResult) -> list[Text]:
+    """The arm's parameters below its name, and each pair of figures one above the other."""
+    name, _, parameters = _arm(result).partition(",")
+    arm = Text("\n".join(filter(None, (name, parameters))))
+    return [arm, *(Text("\n").join(pair) for pair in _figures(result))]
+
+
+def _figures(result: ArmResult) -> tuple[tuple[Text, Text], ...]:
+    """In the order of COLUMNS, without the arm."""
     return (
-        _arm(result),
-        _latency(result),
-        *_speed_up(result.ratio),
-        _coloured(verdict.latency, verdict.latency_reason),
-        _coloured(verdict.quality, ""),
-        _cosines(result),
-        _kv(result),
-        _floor_multiple(result),
-        _captured(result),
+        (_latency(result), _floor_multiple(result)),
+        _speed_up(result),
+        _latency_verdict(result),
+        (_verdict(result.verdict.quality), _cosines(result)),
+        (_kv(result), _captured(result)),
     )
 
 
 def _arm(result: ArmResult) -> str:
     mark = {Role.BASELINE: " (A)", Role.BASELINE_AGAIN: " (A′)"}.get(result.role, "")
-    return result.method + mark
+    name, comma, parameters = result.method.partition(",")
+    return f"{name}{mark}{comma}{parameters}"
 
 
-def _latency(result: ArmResult) -> str:
-    return ABSENT if result.latency_ms is UNSET else f"{result.latency_ms['median']:.3f}"
+def _latency(result: ArmResult) -> Text:
+    return Text(ABSENT if result.latency_ms is UNSET else f"{result.latency_ms['median']:.3f}")
 
 
-def _speed_up(ratio: Interval | object) -> tuple[str, str]:
-    if not isinstance(ratio, Interval):
-        return ABSENT, ABSENT
-    return f"{ratio.estimate:.3f}×", f"{ratio.low:.3f} to {ratio.high:.3f}"
+def _speed_up(result: ArmResult) -> tuple[Text, Text]:
+    """A void ratio is shown, and does not stand out."""
+    ratio, style = result.ratio, "dim" if result.verdict.latency == "VOID" else ""
+    if ratio is UNSET:
+        return Text(ABSENT), Text(ABSENT)
+    interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
+    return Text(f"{ratio.estimate:.3f}×", style), Text(interval, style)
 
 
-def _coloured(verdict: str, reason: str) -> Text:
-    shown = f"{verdict} ({reason})" if verdict in ("VOID", "INCONCLUSIVE") else verdict
-    return Text(shown or ABSENT, style=STYLES.get(verdict, ""))
+def _latency_verdict(result: ArmResult) -> tuple[Text, Text]:
+    verdict = result.verdict
+    reason = verdict.latency_reason if verdict.latency in ("VOID", "INCONCLUSIVE") else ""
+    return _verdict(verdict.latency), Text(reason)
 
 
-def _cosines(result: ArmResult) -> str:
+def _verdict(verdict: str) -> Text:
+    return Text(verdict or ABSENT, style=STYLES.get(verdict, ""))
+
+
+def _cosines(result: ArmResult) -> Text:
     if result.quality is UNSET or "cosine_mean" not in result.quality:
-        return ABSENT
-    return f"{result.quality['cosine_mean']:.4f} / {result.quality['cosine_p1']:.3f}"
+        return Text(ABSENT)
+    return Text(f"{result.quality['cosine_mean']:.4f} / {result.quality['cosine_p1']:.3f}")
 
 
 def _kv(result: ArmResult) -> Text:
@@ -106,30 +159,16 @@ def _kv(result: ArmResult) -> Text:
     return Text(f"{mib:,.1f}", style=STYLES.get(result.verdict.memory, ""))
 
 
-def _floor_multiple(result: ArmResult) -> str:
+def _floor_multiple(result: ArmResult) -> Text:
     if result.floor is UNSET or result.latency_ms is UNSET or not result.floor.read_bytes:
-        return ABSENT
-    return f"{result.latency_ms['median'] / result.floor.ms:.2f}"
+        return Text(ABSENT)
+    return Text(f"{result.latency_ms['median'] / result.floor.ms:.2f}")
 
 
-def _captured(result: ArmResult) -> str:
+def _captured(result: ArmResult) -> Text:
     """Of the way to the ceiling; an arm that went the other way captured nothing."""
     if result.captured_share is UNSET or result.captured_share < 0:
-        return ABSENT
-    return f"{result.captured_share:.0%}"
-
-
-def _notes(results: Sequence[ArmResult]) -> Iterator[str]:
-    baseline = next((r for r in results if r.role is Role.BASELINE), None)
-    if baseline is not None:
-        yield f"speed-up: time of {baseline.method} (A, the fastest exact arm here) over the arm's."
-    if baseline is not None and baseline.floor is not UNSET:
-        yield (
-            f"read bandwidth {baseline.floor.bandwidth_gb_s:,.0f} GB/s, measured in the same "
-            f"sessions; byte floor of A {baseline.floor.ms:.3f} ms."
-        )
-    for result in results:
-        if result.failure is not UNSET:
-            yield f"{result.method}: {result.failure}"
-        elif result.verdict.next_step and result.role is not Role.CONTROL:
-            yield f"{result.method}: {result.verdict.next_step}"
+        return Text(ABSENT)
+    if result.method == CEILING:
+        return Text("ceiling")
+    return Text(f"{result.captured_share:.0%}")

@@ -1,0 +1,89 @@
+"""What stands below a table of verdicts: how to read it, and what to do about open ones.
+
+One line a fact: arms of which the same is to be said share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from msgspec import UNSET
+
+from attnbench.protocol.cell import Role
+from attnbench.protocol.result import ArmResult
+
+OPEN = ("INCONCLUSIVE", "VOID")
+LONGEST = 160  # characters of a failure; all of it is in the ledger
+
+
+def notes(results: Sequence[ArmResult]) -> Iterator[str]:
+    """Lines of plain text, the most general first."""
+    yield from _of_baseline(results)
+    yield from _of_quality(results)
+    candidates = [result for result in results if result.role is Role.CANDIDATE]
+    yield from _shared((_open_latency(result) for result in candidates), every="every candidate")
+    yield from _shared((result.method, _failure(result)) for result in results)
+
+
+def _of_baseline(results: Sequence[ArmResult]) -> Iterator[str]:
+    baseline = next((r for r in results if r.role is Role.BASELINE), None)
+    if baseline is None:
+        return
+    yield f"speed-up: time of {baseline.method} (A, the fastest exact arm here) over the arm's."
+    floor = baseline.floor
+    if floor is not UNSET:
+        yield (
+            f"× floor: over the time to read the step's bytes at {floor.bandwidth_gb_s:,.0f} GB/s, "
+            f"measured in the same sessions; {floor.ms:.3f} ms for A."
+        )
+
+
+def _of_quality(results: Sequence[ArmResult]) -> Iterator[str]:
+    missing = {str(q["gates_not_run"]) for r in results if (q := r.quality) is not UNSET}
+    for gates in sorted(missing - {""}):
+        yield f"quality is MARGINAL at best: gates not run ({gates})."
+    yield from _shared(_unjudged(result) for result in results)
+    yield from _shared(_doubtful(result) for result in results)
+
+
+def _unjudged(result: ArmResult) -> tuple[str, str]:
+    verdict = result.verdict
+    unjudged = verdict.quality == "NOT_EVALUATED" and result.failure is UNSET
+    return result.method, f"quality NOT_EVALUATED ({verdict.quality_reason})" if unjudged else ""
+
+
+def _doubtful(result: ArmResult) -> tuple[str, str]:
+    """A gate that an arm under test did not pass, and where its output is worst."""
+    quality = result.quality
+    if result.role is Role.CONTROL or quality is UNSET or not quality["worst_gate"]:
+        return result.method, ""
+    return result.method, (
+        f"quality {result.verdict.quality} by {quality['worst_gate']}, worst in layer "
+        f"{quality['worst_layer']}, head {quality['worst_head']}"
+    )
+
+
+def _open_latency(result: ArmResult) -> tuple[str, str]:
+    """A failure says more than the advice that follows from it."""
+    is_open = result.verdict.latency in OPEN and result.failure is UNSET
+    return result.method, result.verdict.next_step if is_open else ""
+
+
+def _failure(result: ArmResult) -> str:
+    if result.failure is UNSET:
+        return ""
+    line = " ".join(result.failure.split("\n")[0].split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 1]}…"
+
+
+def _shared(said: Iterable[tuple[str, str]], every: str = "every arm") -> Iterator[str]:
+    """Each thing said once, after the arms that it is said of; nothing for what is empty."""
+    arms_by_text: dict[str, dict[str, None]] = {}
+    total: dict[str, None] = {}
+    for arm, text in said:
+        total[arm] = None
+        if text:
+            arms_by_text.setdefault(text, {})[arm] = None
+    for text, arms in arms_by_text.items():
+        everyone = len(arms) == len(total) > 1
+        yield f"{every if everyone else ' · '.join(arms)}: {text}"
