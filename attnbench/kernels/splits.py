@@ -55,7 +55,7 @@ class SplitWorkspace:
 def merge_block(splits: int, group: int, head_dim: int) -> int:
     """Splits that a merging program reads at a time: a power of two."""
     columns = triton.next_power_of_2(group * head_dim)
-    return max(1, min(triton.next_power_of_2(splits), MERGE_ELEMENTS // columns))
+    return max(1, int(min(triton.next_power_of_2(splits), MERGE_ELEMENTS // columns)))
 
 
 @triton.jit

@@ -67,7 +67,7 @@ class CapturedDecode:
     def __init__(self, layer: MethodLayer, step: Step) -> None:
         self.inputs = Step(step.q.clone(), step.k.clone(), step.v.clone())
         torch.cuda.synchronize()
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with torch.cuda.stream(torch.cuda.Stream()):  # type: ignore[no-untyped-call]
             for _ in range(2):  # compiles kernels, which a capture must not
                 layer.decode(self.inputs.q, self.inputs.k, self.inputs.v)
         torch.cuda.synchronize()
