@@ -1,0 +1,302 @@
+"""Every worker stands in the ledger from before it starts until after it ends."""
+
+from __future__ import annotations
+
+import gzip
+
+import msgspec
+import pytest
+
+from attnbench.errors import AttnbenchError, Unsupported, WorkerFailed
+from attnbench.ledger import Kind, Ledger, verify
+from attnbench.measure.conductor import SILENCE_S, Conductor
+from attnbench.measure.evidence import Evidence
+from attnbench.measure.plan import Plan
+from attnbench.measure.tasks import TaskResult
+from attnbench.protocol.cell import Mode, Role, Scope
+from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, NoteTaker, broke
+from tests.measure.planned import EAGER, INT8, MATH, SDPA, ZERO, plan, request
+
+ORDER = ["pilot", 0, 1, 2, "memory", "quality"]
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(tmp_path / "ledger.jsonl")
+
+
+def conduct(
+    ledger: Ledger,
+    workers: FakeWorkers,
+    described: Plan | None = None,
+    told: NoteTaker | None = None,
+) -> Evidence:
+    workers.watch = lambda: phases(ledger)
+    conductor = Conductor(described or plan(), ledger, told or NoteTaker(), run=workers)
+    return conductor.conduct()
+
+
+def phases(ledger: Ledger) -> list[tuple[str, object]]:
+    if not ledger.path.exists():
+        return []
+    return [(record.body["phase"], record.body["session"]) for record in ledger.records()]
+
+
+def test_pilot_sessions_memory_and_quality_run_in_this_order(ledger):
+    workers = FakeWorkers()
+    conduct(ledger, workers)
+    assert list(workers.tasks) == ORDER
+
+
+def test_every_worker_is_opened_before_it_starts_and_closed_before_the_next(ledger):
+    workers = FakeWorkers()
+    conduct(ledger, workers)
+    both = [(phase, name) for name in ORDER for phase in ("opened", "closed")]
+    for index, name in enumerate(ORDER):
+        assert workers.seen[name] == both[: 2 * index + 1]
+    assert phases(ledger) == both
+    assert verify(ledger.path).exit_code == 0
+
+
+def test_the_opening_record_holds_the_task_the_protocol_and_the_environment(ledger):
+    workers = FakeWorkers()
+    conduct(ledger, workers)
+    for record in ledger.records():
+        if record.body["phase"] == "opened":
+            body = record.body
+            task = type(workers.tasks[body["session"]])
+            assert msgspec.convert(body["task"], task) == workers.tasks[body["session"]]
+            assert body["protocol"] == "canonical"
+            assert body["environment"]["device"] == "A processor"
+            assert body["environment"]["torch"]
+
+
+def test_a_blob_of_a_closed_session_decodes_to_what_the_worker_sent(ledger):
+    workers = FakeWorkers()
+    conduct(ledger, workers)
+    closed = [record for record in ledger.records() if record.body["phase"] == "closed"]
+    for record in closed:
+        blob = gzip.decompress(ledger.get_blob(record.body["samples"]))
+        sent = workers.results[record.body["session"]]
+        assert msgspec.json.decode(blob, type=TaskResult) == sent
+    assert len(closed) == len(ORDER)
+
+
+def test_the_evidence_cites_every_closed_session_and_these_cite_their_opening(ledger):
+    evidence = conduct(ledger, FakeWorkers())
+    records = {record.id: record for record in ledger.records()}
+    assert [records[cited].body["session"] for cited in evidence.cites] == ORDER
+    for cited in evidence.cites:
+        (opening,) = records[cited].cites
+        assert records[opening].body["phase"] == "opened"
+        assert records[opening].body["session"] == records[cited].body["session"]
+        assert records[opening].body["run"] == evidence.run
+
+
+def test_the_fastest_exact_arm_of_the_pilot_is_a_and_a_again(ledger):
+    told = NoteTaker()
+    workers = FakeWorkers({"sdpa": 1500.0, "eager_repeat_kv": 1200.0, "int8_kv,impl=torch": 10.0})
+    (cell,) = conduct(ledger, workers, told=told).cells
+    assert cell.baseline.label == "eager_repeat_kv"
+    assert [(arm.label, arm.method, arm.role) for arm in cell.arms[:2]] == [
+        ("eager_repeat_kv", "eager_repeat_kv", Role.BASELINE),
+        ("eager_repeat_kv#2", "eager_repeat_kv", Role.BASELINE_AGAIN),
+    ]
+    assert {arm.label: arm.role for arm in cell.arms[2:]} == {
+        "sdpa": Role.CANDIDATE,
+        "int8_kv,impl=torch": Role.CANDIDATE,
+        "sink_window,window=64,impl=torch": Role.CANDIDATE,
+        "zero_cost": Role.CONTROL,
+    }
+    assert "baseline of step · eager: eager_repeat_kv" in told.notes
+
+
+def test_one_slow_visit_does_not_cost_an_arm_the_baseline(ledger):
+    class Stumbling(FakeWorkers):
+        def _pilot(self, task):
+            pilot = super()._pilot(task)
+            (cell,) = pilot.session.cells
+            first = next(visit for visit in cell.samples.visits if visit.arm == "sdpa")
+            slow = msgspec.structs.replace(first, steps_us=(1e6,))
+            visits = tuple(slow if v is first else v for v in cell.samples.visits)
+            samples = msgspec.structs.replace(cell.samples, visits=visits)
+            cells = (msgspec.structs.replace(cell, samples=samples),)
+            session = msgspec.structs.replace(pilot.session, cells=cells)
+            return msgspec.structs.replace(pilot, session=session)
+
+    (cell,) = conduct(ledger, Stumbling()).cells
+    assert cell.baseline.label == "sdpa"
+
+
+def test_the_pilot_times_the_exact_arms_alone_and_examines_all(ledger):
+    workers = FakeWorkers()
+    conduct(ledger, workers)
+    task = workers.tasks["pilot"]
+    timed = {arm for group in task.cells[0].schedule.groups for arm in group.capture_order}
+    assert timed == {"sdpa", "sdpa,backend=math", "eager_repeat_kv"}
+    assert {arm.label for arm in task.bench.arms} == {arm.label for arm in plan().arms}
+
+
+def test_every_block_of_every_session_holds_a_a_again_and_every_other_arm_once(ledger):
+    workers = FakeWorkers()
+    (cell,) = conduct(ledger, workers).cells
+    expected = sorted(arm.label for arm in cell.arms)
+    assert {"sdpa", "sdpa#2"} <= set(expected)
+    assert "sdpa,backend=math" not in expected
+    for number in range(3):
+        task = workers.tasks[number]
+        assert sorted(arm.label for arm in task.bench.arms) == expected
+        for group in task.cells[0].schedule.groups:
+            for block in group.blocks:
+                assert sorted(block.arms) == expected
+
+
+def test_every_cell_has_its_own_baseline_and_its_own_order(ledger):
+    class Attentive(FakeWorkers):
+        """In scope attention the eager arm is the fastest."""
+
+        def _cell(self, cell, number):
+            fast = {"eager_repeat_kv": 500.0} if cell.scope is Scope.ATTENTION else {}
+            self.step_us = fast
+            return super()._cell(cell, number)
+
+    workers = Attentive()
+    cells = ((Scope.STEP, Mode.EAGER), (Scope.ATTENTION, Mode.EAGER))
+    evidence = conduct(ledger, workers, plan(cells=cells))
+    assert [cell.baseline.label for cell in evidence.cells] == ["sdpa", "eager_repeat_kv"]
+    for number in range(3):
+        task = workers.tasks[number]
+        assert [(cell.scope, cell.mode) for cell in task.cells] == list(cells)
+        for held, planned in zip(evidence.cells, task.cells, strict=True):
+            labels = {arm for group in planned.schedule.groups for arm in group.capture_order}
+            assert labels == {arm.label for arm in held.arms}
+            assert labels <= {arm.label for arm in task.bench.arms}
+        assert task.cells[0].schedule.groups != task.cells[1].schedule.groups
+
+
+def test_what_the_pilot_timed_as_fastest_is_what_every_worker_launches(ledger):
+    slow, fast = ({"block_n": 64, "splits": n, "num_warps": 4, "num_stages": 2} for n in (16, 2))
+    workers = FakeWorkers(launches={"sdpa": (slow, fast), "int8_kv,impl=torch": (slow,)})
+    conduct(ledger, workers)
+    assert workers.tasks["pilot"].bench.kernels == {}
+    for number in range(3):
+        assert workers.tasks[number].bench.kernels == {
+            "sdpa": fast,
+            "sdpa#2": fast,
+            "int8_kv,impl=torch": slow,
+        }
+    for name in ("memory", "quality"):
+        kernels = workers.tasks[name].bench.kernels
+        assert kernels == {"sdpa": fast, "int8_kv,impl=torch": slow}
+
+
+def test_an_arm_that_fails_in_the_pilot_is_told_and_left_out_of_everything_after(ledger):
+    told = NoteTaker()
+    workers = FakeWorkers(not_here={"int8_kv,impl=torch": UNSUPPORTED})
+    (cell,) = conduct(ledger, workers, told=told).cells
+    assert "left out: int8_kv,impl=torch: no kernel" in told.notes
+    for task in (workers.tasks[0], workers.tasks["memory"], workers.tasks["quality"]):
+        assert "int8_kv,impl=torch" not in {arm.label for arm in task.bench.arms}
+    assert "int8_kv,impl=torch" not in {arm.label for arm in cell.arms}
+
+
+def test_without_an_exact_arm_there_is_no_baseline_and_the_error_says_why(ledger):
+    failures = {arm.label: UNSUPPORTED for arm in (SDPA, MATH, EAGER)}
+    with pytest.raises(Unsupported, match="no baseline") as refusal:
+        conduct(ledger, FakeWorkers(not_here=failures))
+    assert "sdpa: no kernel" in refusal.value.hint
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_an_interrupt_leaves_an_aborted_session_and_a_ledger_that_verifies(ledger, name):
+    told = NoteTaker()
+    with pytest.raises(KeyboardInterrupt):
+        conduct(ledger, FakeWorkers(faults={name: KeyboardInterrupt()}), told=told)
+    assert phases(ledger)[-2:] == [("opened", name), ("aborted", name)]
+    opened, aborted = list(ledger.records())[-2:]
+    assert aborted.cites == (opened.id,)
+    assert verify(ledger.path).exit_code == 0
+    assert aborted.body["run"] in told.notes[-1]
+
+
+@pytest.mark.parametrize("name", ["pilot", 1])
+def test_what_a_worker_that_everything_needs_raises_is_recorded_and_raised(ledger, name):
+    fault = WorkerFailed("the worker was killed by SIGKILL", hint="try a smaller batch")
+    with pytest.raises(WorkerFailed, match="SIGKILL") as raised:
+        conduct(ledger, FakeWorkers(faults={name: fault}))
+    assert raised.value.hint == "try a smaller batch"
+    assert phases(ledger)[-1] == ("failed", name)
+    assert "SIGKILL" in list(ledger.records())[-1].body["error"]
+    assert verify(ledger.path).exit_code == 0
+
+
+def test_a_worker_that_dies_or_hangs_is_reported_with_what_it_was_doing(ledger):
+    fault = WorkerFailed(f"the worker said nothing for {SILENCE_S:g} s and was killed")
+    with pytest.raises(WorkerFailed, match="at 'step of pilot': the worker said nothing"):
+        conduct(ledger, FakeWorkers(faults={"pilot": fault}))
+
+
+@pytest.mark.parametrize("name", ["memory", "quality"])
+def test_sessions_are_not_lost_to_a_part_that_fails_after_them(ledger, name):
+    fault = AttnbenchError("the text is too short")
+    evidence = conduct(ledger, FakeWorkers(faults={name: fault}))
+    assert evidence.failed == (fault,)
+    assert len(evidence.sessions) == 3
+    assert getattr(evidence, name) is None
+    assert ("failed", name) in phases(ledger)
+    assert len(evidence.cites) == len(ORDER) - 1
+
+
+@pytest.mark.parametrize(
+    "described", [plan(weights="random"), plan(request=request(quality=False))]
+)
+def test_quality_is_not_run_on_random_weights_or_where_it_is_not_wanted(ledger, described):
+    workers = FakeWorkers()
+    evidence = conduct(ledger, workers, described)
+    assert list(workers.tasks) == ORDER[:-1]
+    assert evidence.quality is None
+    assert evidence.failed == ()
+
+
+def test_quality_is_judged_at_batch_one_whatever_is_timed(ledger):
+    workers = FakeWorkers()
+    conduct(ledger, workers, plan(request=request(batch=4)))
+    assert workers.tasks[0].bench.batch == 4
+    assert workers.tasks["quality"].bench.batch == 1
+
+
+def test_every_run_has_an_id_of_its_own(ledger):
+    runs = {conduct(ledger, FakeWorkers()).run for _ in range(2)}
+    assert len(runs) == 2
+    assert {r.body["run"] for r in ledger.records() if r.kind is Kind.SESSION} == runs
+
+
+def test_progress_of_a_worker_reaches_the_display(ledger):
+    told = NoteTaker()
+    described = plan(arms=(SDPA, EAGER, INT8, ZERO))
+    conduct(ledger, FakeWorkers(), described, told)
+    assert told.updates[0] == (1, 2, "step of pilot")
+    assert [stage.split(":")[0] for stage in told.stages] == [
+        "pilot",
+        "session 1 of 3",
+        "session 2 of 3",
+        "session 3 of 3",
+        "memory",
+        "quality",
+    ]
+
+
+def test_a_result_of_another_kind_is_an_error(ledger):
+    class Confused(FakeWorkers):
+        def _pilot(self, task):
+            return self._quality(task)
+
+    with pytest.raises(AttnbenchError, match="QualityResult, not a PilotResult"):
+        conduct(ledger, Confused())
+
+
+def test_the_reason_of_a_broken_arm_is_told_in_one_line(ledger):
+    told = NoteTaker()
+    long = msgspec.structs.replace(broke("pilot"), message="first line\nsecond line")
+    conduct(ledger, FakeWorkers(not_here={"zero_cost": long}), told=told)
+    assert "left out: zero_cost: first line" in told.notes

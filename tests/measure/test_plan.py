@@ -1,0 +1,214 @@
+"""What a run will do is decided, or refused, before anything is measured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from attnbench.errors import DoesNotFit, ModelError, Unsupported, UsageError
+from attnbench.measure import plan as planning
+from attnbench.measure.plan import plan_decode
+from attnbench.measure.tasks import Fill
+from attnbench.methods.base import Family
+from attnbench.methods.registry import parse
+from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.presets import CANONICAL, QUICK, RIGOROUS
+from tests.measure.odd_methods import Halved
+from tests.measure.planned import CPU, file_of, plan, request
+
+
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch):
+    """Whatever machine runs the test, the plan sees this one."""
+    set_machine(monkeypatch, gpu=False)
+
+
+def set_machine(monkeypatch, *, gpu: bool, free_bytes: int = 8 << 30) -> None:
+    monkeypatch.setattr(planning, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(planning, "device_facts", lambda kind: facts(kind, free_bytes))
+
+
+def facts(kind: str, free_bytes: int):
+    name = "A GPU" if kind == "cuda" else CPU.name
+    return msgspec.structs.replace(CPU, kind=kind, name=name, memory_free_bytes=free_bytes)
+
+
+def labels(found) -> list[str]:
+    return [arm.label for arm in found.arms]
+
+
+def test_a_bare_run_holds_every_exact_arm_a_quantised_a_sparse_one_and_the_ceiling():
+    found = plan_decode(request())
+    families = {arm.label.split(",")[0]: arm.family for arm in found.arms}
+    exact = {name for name, family in families.items() if family is Family.EXACT}
+    assert exact == {"sdpa", "sdpa_packed", "sdpa_repeat_kv", "eager_repeat_kv"}
+    assert families.keys() - exact == {"int8_kv", "sink_window", "zero_cost"}
+    assert not any(arm.asked_for for arm in found.arms)
+
+
+def test_without_a_gpu_a_run_is_float32_eager_on_the_cpu():
+    found = plan_decode(request())
+    assert (found.device, found.dtype, found.cells) == (
+        "cpu",
+        "float32",
+        ((Scope.STEP, Mode.EAGER),),
+    )
+    assert (found.context, found.fill) == (1024, Fill.PREFILLED)
+
+
+def test_with_a_gpu_a_run_is_bfloat16_in_a_graph_and_has_the_projects_own_kernel(monkeypatch):
+    set_machine(monkeypatch, gpu=True)
+    found = plan_decode(request())
+    assert (found.device, found.dtype) == ("cuda", "bfloat16")
+    assert found.cells == ((Scope.STEP, Mode.GRAPH),)
+    assert {"flash_decode", "int8_kv,impl=triton", "sdpa,backend=cudnn"} <= set(labels(found))
+
+
+def test_every_scope_is_a_cell_in_every_mode(monkeypatch):
+    set_machine(monkeypatch, gpu=True)
+    both = request(scopes=tuple(Scope), modes=tuple(Mode))
+    assert plan_decode(both).cells == tuple((s, m) for s in Scope for m in Mode)
+
+
+def test_a_graph_needs_a_gpu():
+    with pytest.raises(Unsupported, match="graph needs a CUDA GPU") as refusal:
+        plan_decode(request(modes=(Mode.GRAPH,)))
+    assert "--mode" in refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch": 0}, "--batch 0"),
+        ({"batch": -3}, "--batch -3"),
+        ({"threads": 0}, "--threads 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"context": 0}, "context of 0 tokens"),
+        ({"context": -5}, "context of -5 tokens"),
+        ({"dtype": "float8"}, "no dtype is called 'float8'"),
+        ({"device": "tpu"}, "no device is called 'tpu'"),
+    ],
+)
+def test_numbers_and_names_that_make_no_sense_are_usage_errors(changes, said):
+    with pytest.raises(UsageError, match=re.escape(said)) as refusal:
+        plan_decode(request(**changes))
+    assert refusal.value.hint
+
+
+def test_a_context_beyond_the_model_is_refused_with_its_limit():
+    with pytest.raises(UsageError, match="100000 tokens") as refusal:
+        plan_decode(request(context=100_000))
+    assert "4096" in refusal.value.hint
+
+
+@pytest.mark.parametrize("name", ["missing", "empty"])
+def test_a_text_that_cannot_be_read_is_refused_at_once(tmp_path, name):
+    file_of(tmp_path, "", "empty")
+    with pytest.raises(UsageError, match=name):
+        plan_decode(request(text=tmp_path / name))
+
+
+def test_a_model_that_is_not_there_is_a_model_error():
+    with pytest.raises(ModelError, match="no-such-model"):
+        plan_decode(request(model="./no-such-model.gguf"))
+
+
+def test_weights_that_are_random_are_filled_with_noise_and_trained_ones_with_text():
+    assert plan_decode(request(model="preset:llama-3.2-1b")).fill is Fill.SYNTHETIC
+    assert plan_decode(request()).fill is Fill.PREFILLED
+
+
+def test_what_does_not_fit_says_how_much_is_needed_and_free_and_what_fits(monkeypatch):
+    set_machine(monkeypatch, gpu=False, free_bytes=8 << 30)
+    large = request(model="preset:llama-3.2-1b", context=32768, batch=4)
+    with pytest.raises(DoesNotFit) as refusal:
+        plan_decode(large)
+    said = refusal.value.message
+    assert "8.0 GiB are free on A processor" in said
+    # 1.24e9 weights of 4 bytes; 16 layers of 8 KV heads of 64, key and value, 4 sequences.
+    assert "4.6 GiB of weights" in said
+    assert "8.0 GiB of cache" in said
+    assert "13.6 GiB" in said
+    largest = int(re.search(r"\d+$", refusal.value.hint)[0])
+    assert plan_decode(replace(large, context=largest)).context == largest
+    with pytest.raises(DoesNotFit):
+        plan_decode(replace(large, context=largest + 1))
+
+
+def test_where_not_even_the_weights_fit_no_context_is_promised(monkeypatch):
+    set_machine(monkeypatch, gpu=False, free_bytes=2 << 30)
+    with pytest.raises(DoesNotFit) as refusal:
+        plan_decode(request(model="preset:llama-3.2-1b", context=128))
+    assert "not even the weights" in refusal.value.hint
+
+
+def test_what_is_asked_for_runs_beside_the_exact_arms_and_the_ceiling_alone():
+    found = plan_decode(request(methods=("sink_window,window=32",)))
+    others = [arm for arm in found.arms if arm.family is not Family.EXACT]
+    assert [arm.label for arm in others] == ["sink_window,window=32,impl=torch", "zero_cost"]
+    assert [arm.asked_for for arm in others] == [True, False]
+
+
+def test_a_method_named_twice_is_one_arm():
+    found = plan_decode(request(methods=("int8_kv", "int8_kv,impl=torch", "sdpa")))
+    assert labels(found).count("int8_kv,impl=torch") == 1
+    assert labels(found).count("sdpa") == 1
+    assert next(arm for arm in found.arms if arm.label == "sdpa").asked_for
+
+
+@pytest.mark.parametrize(
+    ("spec", "nearest"),
+    [("int8_kw", "int8_kv"), ("sink_window,windw=3", "window"), ("int8_kv,impl=trton", "triton")],
+)
+def test_an_unknown_method_parameter_or_choice_is_refused_with_the_nearest(spec, nearest):
+    with pytest.raises(UsageError, match=f"did you mean {nearest}"):
+        plan_decode(request(methods=(spec,)))
+
+
+def test_a_method_that_replaces_what_was_trained_is_refused():
+    with pytest.raises(UsageError, match="proves nothing"):
+        plan_decode(request(methods=("tests.measure.odd_methods:Replacing",)))
+
+
+@pytest.mark.parametrize("spec", ["flash_decode", "int8_kv,impl=triton"])
+def test_a_kernel_asked_for_by_name_that_cannot_run_here_is_a_typed_error(spec):
+    with pytest.raises(Unsupported, match="needs a CUDA GPU"):
+        plan_decode(request(methods=(spec,)))
+
+
+def test_two_classes_of_one_label_are_refused_rather_than_one_of_them_forgotten():
+    with pytest.raises(UsageError, match="both called sdpa"):
+        plan_decode(request(methods=("tests.measure.odd_methods:Namesake",)))
+
+
+def test_the_reference_backend_is_timed_in_the_pilot_alone_unless_asked_for():
+    def pilot_only(found):
+        return [arm.label for arm in found.arms if arm.pilot_only]
+
+    assert pilot_only(plan_decode(request())) == ["sdpa,backend=math"]
+    assert pilot_only(plan_decode(request(methods=("sdpa,backend=math",)))) == []
+
+
+@pytest.mark.parametrize("parameters", ["", ",share=0.25"])
+def test_a_method_of_another_package_keeps_the_target_that_finds_it(parameters):
+    target = "tests.measure.odd_methods:Halved"
+    (arm, *_) = plan_decode(request(methods=(target + parameters,))).arms
+    assert arm.label == "halved" + parameters
+    assert arm.spec == target + parameters
+    assert parse(arm.spec) == Halved(share=0.25 if parameters else 0.5)
+
+
+def test_an_implementation_chosen_by_device_is_part_of_label_and_spec():
+    (arm, *_) = plan_decode(request(methods=("int8_kv",))).arms
+    assert (arm.label, arm.spec) == ("int8_kv,impl=torch", "int8_kv,impl=torch")
+
+
+def test_more_sessions_take_more_minutes():
+    quick, canonical, rigorous = (
+        plan(request=request(protocol=protocol)).minutes
+        for protocol in (QUICK, CANONICAL, RIGOROUS)
+    )
+    assert 0 < quick < canonical < rigorous

@@ -1,0 +1,249 @@
+"""One result for every arm and cell, whatever became of it."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from attnbench.errors import AttnbenchError
+from attnbench.ledger import Kind, Ledger
+from attnbench.measure.conductor import Conductor
+from attnbench.measure.plan import Plan
+from attnbench.measure.verdicts import arm_results
+from attnbench.methods.registry import parse, source_sha256
+from attnbench.protocol.cell import Mode, Role, Scope
+from attnbench.protocol.presets import QUICK
+from attnbench.protocol.result import ArmResult
+from tests.measure.fake_workers import (
+    KV_BYTES,
+    READ_BYTES,
+    UNSUPPORTED,
+    FakeWorkers,
+    NoteTaker,
+    broke,
+)
+from tests.measure.planned import INT8, SDPA, SINK, ZERO, plan, request
+
+NAMES = {"int8": INT8.label, "sink": SINK.label, "zero": ZERO.label, "sdpa": SDPA.label}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """The results of a run of these workers, by arm."""
+
+    def run(workers: FakeWorkers | None = None, described: Plan | None = None):
+        ledger = Ledger(tmp_path / "ledger.jsonl")
+        run = workers or FakeWorkers()
+        conductor = Conductor(described or plan(), ledger, NoteTaker(), run=run)
+        return {result.arm: result for result in arm_results(conductor.conduct())}
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("step_us", "verdict", "ratio"),
+    [(800.0, "FASTER", 1.25), (1250.0, "SLOWER", 0.8), (1000.0, "EQUIVALENT", 1.0)],
+)
+def test_an_arms_verdict_and_interval_are_those_of_its_true_speed(results, step_us, verdict, ratio):
+    found = results(FakeWorkers({INT8.label: step_us}))[INT8.label]
+    assert found.verdict.latency == verdict
+    assert found.ratio.low < ratio < found.ratio.high
+    assert found.ratio.level == 0.95
+    assert found.robust_ratio.estimate == pytest.approx(ratio, rel=1e-3)
+    assert found.latency_ms["median"] == pytest.approx(step_us / 1e3, rel=0.02)
+    assert found.baseline == "sdpa"
+
+
+def test_the_baseline_has_no_verdict_on_itself_and_its_twin_shows_the_control(results):
+    found = results()
+    first, again = found["sdpa"], found["sdpa#2"]
+    assert (first.role, again.role) == (Role.BASELINE, Role.BASELINE_AGAIN)
+    assert first.ratio is UNSET
+    assert again.ratio.low < 1 < again.ratio.high
+    assert again.method == first.method == "sdpa"
+    for result in (first, again):
+        assert (result.verdict.latency, result.verdict.next_step) == ("", "")
+        assert result.verdict.quality == "MARGINAL"
+
+
+def test_one_session_earns_no_verdict(results):
+    found = results(FakeWorkers({INT8.label: 500.0}), plan(request=request(protocol=QUICK)))
+    verdict = found[INT8.label].verdict
+    assert (verdict.latency, verdict.latency_reason) == ("INCONCLUSIVE", "too-few-sessions")
+    assert "three sessions" in verdict.next_step
+
+
+@pytest.mark.parametrize("session", [0, 1, 2])
+def test_an_arm_that_fails_in_one_session_is_void_with_its_reason_and_others_stand(
+    results, session
+):
+    workers = FakeWorkers({SINK.label: 800.0}, breaks={(session, INT8.label): broke("visit")})
+    found = results(workers)
+    verdict = found[INT8.label].verdict
+    assert (verdict.latency, verdict.latency_reason) == ("VOID", "not-measured")
+    assert found[INT8.label].failure == "IndexError: row 7 is out of range"
+    assert found[SINK.label].verdict.latency == "FASTER"
+    assert found[SINK.label].failure is UNSET
+
+
+def test_a_baseline_that_fails_in_a_session_takes_every_verdict_with_it(results):
+    found = results(FakeWorkers(breaks={(1, "sdpa#2"): broke("visit")}))
+    judged = [result for result in found.values() if result.verdict.latency]
+    assert {result.verdict.latency for result in judged} == {"VOID"}
+    assert found["sdpa#2"].failure == "IndexError: row 7 is out of range"
+
+
+def test_an_arm_that_was_asked_for_and_never_ran_is_a_void_row(results):
+    found = results(FakeWorkers(not_here={SINK.label: UNSUPPORTED}))[SINK.label]
+    verdict = found.verdict
+    assert (verdict.latency, verdict.latency_reason) == ("VOID", "not-measured")
+    assert (verdict.quality, verdict.memory) == ("NOT_EVALUATED", "VOID")
+    assert found.failure == "Unsupported: no kernel"
+    assert verdict.next_step == "a GPU"
+    assert (found.latency_ms, found.ratio, found.memory) == (UNSET, UNSET, UNSET)
+
+
+def test_a_default_arm_that_does_not_exist_here_has_no_row_and_one_that_broke_has(results):
+    found = results(FakeWorkers(not_here={INT8.label: UNSUPPORTED, ZERO.label: broke("pilot")}))
+    assert INT8.label not in found
+    assert found[ZERO.label].verdict.latency == "VOID"
+    assert found[ZERO.label].role is Role.CONTROL
+
+
+def test_an_arm_of_the_pilot_alone_has_no_row(results):
+    assert "sdpa,backend=math" not in results()
+
+
+def test_every_cell_has_its_rows_against_its_own_baseline(tmp_path):
+    cells = ((Scope.STEP, Mode.EAGER), (Scope.ATTENTION, Mode.EAGER))
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    evidence = Conductor(plan(cells=cells), ledger, NoteTaker(), run=FakeWorkers()).conduct()
+    found = arm_results(evidence)
+    by_scope = {scope: [r.arm for r in found if r.cell.scope is scope] for scope in Scope}
+    assert by_scope[Scope.STEP] == by_scope[Scope.ATTENTION]
+    assert len(found) == 2 * 6
+
+
+def test_the_verdict_on_quality_is_that_of_the_gates(results):
+    workers = FakeWorkers(cosine={INT8.label: 0.97, SINK.label: 0.5})
+    found = results(workers)
+    verdicts = {name: found[label].verdict for name, label in NAMES.items()}
+    assert (verdicts["int8"].quality, verdicts["int8"].quality_reason) == (
+        "MARGINAL",
+        "mean-cosine",
+    )
+    assert (verdicts["sink"].quality, verdicts["sink"].quality_reason) == ("KILL", "mean-cosine")
+    body = found[INT8.label].quality
+    assert body["cosine_mean"] == pytest.approx(0.97)
+    assert (body["text"], body["windows"], body["steps"], body["context"]) == (
+        "a text",
+        2,
+        4,
+        1024,
+    )
+    assert "needle" in body["gates_not_run"]
+
+
+@pytest.mark.parametrize(
+    ("described", "faults", "reason"),
+    [
+        (plan(weights="random"), {}, "random-weights"),
+        (plan(request=request(quality=False)), {}, "not-asked"),
+        (plan(), {"quality": AttnbenchError("no text")}, "not-measured"),
+    ],
+)
+def test_quality_that_was_not_judged_says_why(results, described, faults, reason):
+    for result in results(FakeWorkers(faults=faults), described).values():
+        assert result.verdict.quality == "NOT_EVALUATED"
+        assert result.verdict.quality_reason == reason
+        assert result.quality is UNSET
+        assert result.verdict.memory == "EQUIVALENT"
+
+
+def test_the_floor_is_the_bytes_over_the_bandwidth_of_the_same_sessions(results):
+    floor = results()["sdpa"].floor
+    assert (floor.read_bytes, floor.bandwidth_gb_s) == (READ_BYTES, 2000.0)
+    assert floor.ms == pytest.approx(0.25)
+
+
+def test_a_time_below_the_byte_floor_is_void(results):
+    workers = FakeWorkers({INT8.label: 500.0}, read_bytes={INT8.label: 4 * READ_BYTES})
+    verdict = results(workers)[INT8.label].verdict
+    assert (verdict.latency, verdict.latency_reason) == ("VOID", "below-floor")
+
+
+def test_the_captured_share_is_the_part_of_the_way_to_the_ceiling(results):
+    found = results(FakeWorkers({INT8.label: 800.0, SINK.label: 1100.0, ZERO.label: 600.0}))
+    assert found[INT8.label].captured_share == pytest.approx(0.5, abs=0.01)
+    assert found[SINK.label].captured_share == pytest.approx(-0.25, abs=0.01)
+    assert found[ZERO.label].captured_share == pytest.approx(1.0)
+    assert found["sdpa"].captured_share is UNSET
+
+
+def test_nothing_is_captured_of_a_way_that_does_not_exist(results):
+    found = results(FakeWorkers({INT8.label: 800.0, ZERO.label: 1200.0}))
+    assert found[INT8.label].captured_share is UNSET
+
+
+@pytest.mark.parametrize(
+    ("reachable", "allocated", "verdict"),
+    [
+        (KV_BYTES // 2, KV_BYTES // 2, "SMALLER"),
+        (KV_BYTES * 2, KV_BYTES * 2, "LARGER"),
+        (KV_BYTES, KV_BYTES, "EQUIVALENT"),
+        (KV_BYTES // 2, KV_BYTES, "INCONCLUSIVE"),
+    ],
+)
+def test_memory_counts_where_both_figures_agree(results, reachable, allocated, verdict):
+    workers = FakeWorkers(kv_bytes={INT8.label: reachable}, allocated_bytes={INT8.label: allocated})
+    found = results(workers)[INT8.label]
+    assert found.verdict.memory == verdict
+    assert found.memory["reachable_bytes"] == reachable
+    assert "process_bytes" not in found.memory
+
+
+def test_memory_that_failed_is_void_and_latency_and_quality_stand(results):
+    workers = FakeWorkers({INT8.label: 800.0}, faults={"memory": AttnbenchError("killed")})
+    found = results(workers)[INT8.label]
+    assert (found.verdict.memory, found.verdict.memory_reason) == ("VOID", "not-measured")
+    assert (found.verdict.latency, found.verdict.quality) == ("FASTER", "MARGINAL")
+
+
+def test_a_result_says_where_and_with_what_it_was_measured(results):
+    launch = {"block_n": 64, "splits": 4, "num_warps": 4, "num_stages": 2}
+    found = results(FakeWorkers(launches={INT8.label: (launch,)}))[INT8.label]
+    assert found.kernel == launch
+    assert found.source_sha256 == source_sha256(parse(INT8.spec))
+    assert found.witness == {"kept_share": 1.0}
+    assert found.protocol["name"] == "canonical"
+    assert (
+        found.environment.items()
+        >= {
+            "device": "A processor",
+            "threads": 1,
+            "fill": "prefilled",
+            "weights": "trained",
+            "model_identity": "ab" * 32,
+            "cache_sha256": "cd" * 32,
+        }.items()
+    )
+
+
+def test_what_the_ledger_holds_reads_back_as_the_same_results(tmp_path, results):
+    found = results(FakeWorkers({INT8.label: 800.0}, not_here={SINK.label: broke("pilot")}))
+    ledger = Ledger(tmp_path / "another.jsonl")
+    for result in found.values():
+        ledger.append(Kind.RESULT, msgspec.to_builtins(result))
+    bodies = [json.loads(line)["body"] for line in ledger.path.read_text().splitlines()]
+    assert [msgspec.convert(body, ArmResult) for body in bodies] == list(found.values())
+
+
+def test_verdicts_are_a_function_of_the_evidence_alone(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    evidence = Conductor(plan(), ledger, NoteTaker(), run=FakeWorkers()).conduct()
+    assert arm_results(evidence) == arm_results(evidence)
+    assert all(math.isfinite(r.ratio.high) for r in arm_results(evidence) if r.ratio is not UNSET)
