@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attnbench.measure.plan import SLACK_BYTES, Plan
+from attnbench.measure.plan import SLACK_BYTES, Plan, PlannedArm
 
 GIB = 1 << 30
 
@@ -50,11 +50,16 @@ def _memory(plan: Plan) -> str:
 def _arms(plan: Plan) -> RenderableType:
     table = Table("arm", "family", "note")
     for arm in plan.arms:
-        note = "may become the baseline" if arm.family.value == "exact" else ""
-        table.add_row(arm.label, arm.family.value, note)
+        table.add_row(arm.label, arm.family.value, _note(arm))
     for label, why in plan.skipped:
         table.add_row(label, "", f"left out: {why}", style="dim")
     return table
+
+
+def _note(arm: PlannedArm) -> str:
+    if arm.pilot_only:
+        return "in the pilot alone, unless it is the fastest exact arm"
+    return "may become the baseline" if arm.family.value == "exact" else ""
 
 
 def plan_json(plan: Plan) -> str:

@@ -1,0 +1,141 @@
+"""A speed stands beside its interval, its quality verdict and its floor, at any width."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from attnbench.protocol.cell import Mode, Scope
+from attnbench.report.decode_table import decode_table
+from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, broke
+from tests.measure.planned import EAGER, INT8, SDPA, SINK, ZERO, plan
+from tests.report.runs import printed, results
+
+WIDE, NARROW = 200, 100
+SPEEDS = {INT8.label: 800.0, ZERO.label: 600.0}
+
+
+def row(lines: list[str], arm: str) -> str:
+    """The line of the table that begins with this arm."""
+    return next(line for line in lines if line.strip().startswith(f"{arm} "))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return results(FakeWorkers(SPEEDS, cosine={INT8.label: 0.97, ZERO.label: 0.1}))
+
+
+def test_a_row_holds_latency_floor_ratio_interval_verdict_quality_memory_and_share(measured):
+    lines = printed(decode_table(measured), WIDE)
+    result = next(result for result in measured if result.arm == INT8.label)
+    cells = row(lines, INT8.label).split()
+    assert cells == [
+        INT8.label,
+        f"{result.latency_ms['median']:.3f}",
+        f"{result.latency_ms['median'] / 0.25:.2f}",
+        f"{result.ratio.estimate:.3f}×",
+        *f"{result.ratio.low:.3f} to {result.ratio.high:.3f}".split(),
+        "FASTER",
+        "MARGINAL",
+        *["0.9700", "/", "0.970"],
+        "100.0",
+        "50%",
+    ]
+
+
+def test_every_figure_has_its_unit(measured):
+    lines = printed(decode_table(measured), WIDE)
+    header = row(lines, "arm")
+    for unit in ("ms/step", "× floor", "speed-up", "95 % interval", "KV MiB", "cos mean / p1"):
+        assert unit in header
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_no_speed_is_printed_without_a_quality_verdict_on_its_line(measured, width):
+    lines = printed(decode_table(measured), width)
+    with_speed = [line for line in lines if "×" in line and "floor" not in line]
+    assert len(with_speed) == 5
+    for line in with_speed:
+        assert any(verdict in line for verdict in ("PASS", "MARGINAL", "KILL", "NOT_EVALUATED"))
+
+
+@pytest.mark.parametrize("width", [NARROW, 120])
+def test_a_narrow_terminal_gets_every_figure_and_no_line_too_long(measured, width):
+    wide, narrow = (printed(decode_table(measured), w) for w in (WIDE, width))
+    assert max(map(len, narrow)) <= width
+    words = set(" ".join(narrow).replace(",", " ").split())
+    assert set(row(wide, "eager_repeat_kv").split()) <= words
+    assert set(row(wide, INT8.label).replace(",", " ").split()) <= words
+    assert "impl=torch" in words
+
+
+def test_the_baseline_pair_is_marked_and_the_ceiling_named(measured):
+    lines = printed(decode_table(measured), WIDE)
+    assert row(lines, "sdpa (A)")
+    assert "×" in row(lines, "sdpa (A′)")
+    assert "×" not in row(lines, "sdpa (A)")
+    assert row(lines, "zero_cost").endswith("ceiling ")
+
+
+def test_what_is_not_known_is_a_dash_and_not_a_number():
+    found = results(FakeWorkers(not_here={SINK.label: broke("pilot")}))
+    cells = row(printed(decode_table(found), WIDE), SINK.label).split()
+    assert cells == [
+        SINK.label,
+        *["–", "–", "–", "–", "VOID", "not-measured", "NOT_EVALUATED", "–", "–", "–"],
+    ]
+
+
+def test_a_failure_is_one_short_line_below_the_table():
+    long = msgspec.structs.replace(broke("pilot"), message="out of memory " * 40 + "\nTraceback")
+    lines = printed(decode_table(results(FakeWorkers(not_here={SINK.label: long}))), 400)
+    (line,) = [line for line in lines if "out of memory" in line]
+    assert line.startswith(f"{SINK.label}: IndexError: out of memory")
+    assert len(line) < 210
+    assert line.rstrip().endswith("…")
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_what_is_to_be_said_of_every_arm_is_said_once():
+    lines = printed(decode_table(results(FakeWorkers(), plan(weights="random"))), WIDE)
+    (line,) = [line for line in lines if "random-weights" in line]
+    assert line.startswith("every arm: ")
+
+
+def test_advice_stands_below_open_verdicts_alone(measured):
+    lines = printed(decode_table(measured), WIDE)
+    assert not any("read the quality verdict" in line for line in lines)
+    noisy = results(FakeWorkers(breaks={(1, "sdpa#2"): broke("visit")}))
+    lines = printed(decode_table(noisy), WIDE)
+    assert any("see why the arm failed" in line for line in lines)
+
+
+def test_an_arm_that_a_gate_did_not_pass_is_told_which_and_where(measured):
+    lines = printed(decode_table(measured), WIDE)
+    assert any(
+        line.startswith(f"{INT8.label}: quality MARGINAL by mean-cosine, worst in layer 0, head 0")
+        for line in lines
+    )
+    assert not any(line.startswith("zero_cost: quality") for line in lines)
+    (line,) = [line for line in lines if "gates not run" in line]
+    assert "needle" in line
+
+
+def test_bandwidth_and_floor_of_the_baseline_stand_below(measured):
+    text = "\n".join(printed(decode_table(measured), WIDE))
+    assert "2,000 GB/s" in text
+    assert "0.250 ms for A" in text
+
+
+def test_every_cell_is_a_table_with_its_title():
+    cells = ((Scope.STEP, Mode.EAGER), (Scope.ATTENTION, Mode.EAGER))
+    arms = (SDPA, EAGER, INT8)
+    lines = printed(decode_table(results(FakeWorkers(), plan(cells=cells, arms=arms))), WIDE)
+    titles = [line for line in lines if line.startswith("embedded · 1024 tokens · batch 1")]
+    assert [" · step · " in title for title in titles] == [True, False]
+    assert all("A processor" in title for title in titles)
+
+
+def test_a_default_arm_that_does_not_exist_here_is_nowhere():
+    lines = printed(decode_table(results(FakeWorkers(not_here={INT8.label: UNSUPPORTED}))), WIDE)
+    assert not any("int8_kv" in line for line in lines)

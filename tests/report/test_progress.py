@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from attnbench.report.progress import LiveReporter, LogReporter, SilentReporter, reporter
+
+
+def told(console: Console, *, json: bool = False) -> str:
+    with reporter(console, json=json) as report:
+        report.note("baseline: sdpa [A]")
+        with report.stage("session 1 of 3") as stage:
+            for done in range(5):
+                stage.update(done, 5, "int8_kv (step, eager)")
+    return console.file.getvalue()
+
+
+def test_a_pipe_gets_a_line_when_a_part_begins_and_ends_and_every_note():
+    lines = told(Console(file=io.StringIO(), width=80)).splitlines()
+    assert lines[:2] == ["baseline: sdpa [A]", "session 1 of 3 …"]
+    assert lines[2].startswith("session 1 of 3: ")
+    assert lines[2].endswith(" s")
+    assert len(lines) == 3
+
+
+def test_a_terminal_sees_what_runs_and_how_much_is_done():
+    shown = told(Console(file=io.StringIO(), width=120, force_terminal=True))
+    assert "session 1 of 3" in shown
+    assert "baseline: sdpa [A]" in shown
+
+
+def test_with_json_nothing_is_told():
+    assert told(Console(file=io.StringIO(), force_terminal=True), json=True) == ""
+
+
+@pytest.mark.parametrize(
+    ("terminal", "json", "kind"),
+    [(True, False, LiveReporter), (False, False, LogReporter), (True, True, SilentReporter)],
+)
+def test_the_way_of_telling_follows_where_the_output_goes(terminal, json, kind):
+    console = Console(file=io.StringIO(), force_terminal=terminal)
+    with reporter(console, json=json) as report:
+        assert isinstance(report, kind)
+
+
+def test_a_part_that_fails_lets_its_error_through_and_ends_the_display():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    with pytest.raises(KeyboardInterrupt), reporter(console, json=False) as report:  # noqa: SIM117
+        with report.stage("session 1 of 3"):
+            raise KeyboardInterrupt
+    console.print("after")
+    assert console.file.getvalue().rstrip().endswith("after")
