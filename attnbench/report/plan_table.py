@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -48,7 +49,10 @@ def _memory(plan: Plan) -> str:
 
 
 def _arms(plan: Plan) -> RenderableType:
-    table = Table("arm", "family", "note")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("arm", no_wrap=True, overflow="fold")
+    table.add_column("family")
+    table.add_column("note")
     for arm in plan.arms:
         table.add_row(arm.label, arm.family.value, _note(arm))
     for label, why in plan.skipped:
