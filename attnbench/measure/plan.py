@@ -235,17 +235,24 @@ def _check_fit(plan: Plan) -> None:
     free = plan.facts.memory_free_bytes
     if not free or plan.needed_bytes <= free:
         return
-    a_token = _token_bytes(plan.info, plan.request.batch, plan.dtype)
-    room = free - plan.weight_bytes - SLACK_BYTES[plan.device]
-    largest = max(0, room // a_token - SPARE_ROWS)
     raise DoesNotFit(
         f"{plan.info.spec} with {plan.context} tokens at batch {plan.request.batch} in "
         f"{plan.dtype} needs {_gib(plan.needed_bytes)} ({_gib(plan.weight_bytes)} of weights, "
         f"{_gib(plan.cache_bytes)} of cache); {_gib(free)} are free on {plan.facts.name}",
-        hint=f"the largest context that fits at this batch is {largest}"
-        if largest
-        else "not even the weights fit: use a smaller model or dtype",
+        hint=_what_fits(plan, free - plan.weight_bytes - SLACK_BYTES[plan.device]),
     )
+
+
+def _what_fits(plan: Plan, room_bytes: int) -> str:
+    """The largest context at this batch or, where there is none, the largest batch."""
+    a_sequence = _token_bytes(plan.info, 1, plan.dtype)
+    context = room_bytes // (a_sequence * plan.request.batch) - SPARE_ROWS
+    if context >= 1:
+        return f"the largest context that fits at this batch is {context}"
+    batch = room_bytes // (a_sequence * (plan.context + SPARE_ROWS))
+    if batch >= 1:
+        return f"no context fits at this batch; the largest batch for this context is {batch}"
+    return "use a smaller model or dtype: the weights leave no room for a cache"
 
 
 def _gib(size: int) -> str:

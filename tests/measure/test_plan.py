@@ -142,7 +142,18 @@ def test_where_not_even_the_weights_fit_no_context_is_promised(monkeypatch):
     set_machine(monkeypatch, gpu=False, free_bytes=2 << 30)
     with pytest.raises(DoesNotFit) as refusal:
         plan_decode(request(model="preset:llama-3.2-1b", context=128))
-    assert "not even the weights" in refusal.value.hint
+    assert "smaller model" in refusal.value.hint
+
+
+def test_where_no_context_fits_the_largest_batch_that_does_is_named(monkeypatch):
+    set_machine(monkeypatch, gpu=False, free_bytes=8 << 30)
+    many = request(model="preset:llama-3.2-1b", context=128, batch=10**6)
+    with pytest.raises(DoesNotFit) as refusal:
+        plan_decode(many)
+    largest = int(re.search(r"\d+$", refusal.value.hint)[0])
+    assert plan_decode(replace(many, batch=largest)).request.batch == largest
+    with pytest.raises(DoesNotFit):
+        plan_decode(replace(many, batch=largest + 1))
 
 
 def test_what_is_asked_for_runs_beside_the_exact_arms_and_the_ceiling_alone():
