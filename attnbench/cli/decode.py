@@ -177,7 +177,7 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
             plan = plan_decode(request)
         _tell_plan(plan, report.note)
         evidence = Conductor(plan, book, report).conduct()
-        with report.stage("statistics and verdicts"):
+        with report.stage("verdicts"):
             results = arm_results(evidence)
             for result in results:
                 book.append(Kind.RESULT, msgspec.to_builtins(result), cites=evidence.cites)

@@ -150,7 +150,8 @@ class _Worker:
     def _listen(self) -> None:
         with _pipe(self._process.stderr) as stderr:
             for line in stderr:
-                self._last_lines.append(line.decode("utf-8", "replace").rstrip())
+                text = line.decode("utf-8", "replace").rstrip()
+                self._last_lines.append(text.rpartition("\r")[2])  # a bar as it looked last
 
 
 def _environment() -> dict[str, str]:

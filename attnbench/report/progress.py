@@ -57,12 +57,15 @@ class LogReporter:
 
 
 class LiveReporter:
-    """For terminals: one bar a part, with the time it has taken and has left."""
+    """For terminals: one bar a part, with the time it has taken and has left.
+
+    What a part is for stands beside its bar until there is something more to say.
+    """
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=28),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[detail]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
@@ -83,7 +86,8 @@ class LiveReporter:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Stage]:
-        task = self._progress.add_task(title, total=None, detail="")
+        name, _, purpose = title.partition(": ")
+        task = self._progress.add_task(name, total=None, detail=purpose)
         yield _Bar(self._progress, task)
         self._progress.update(task, total=1, completed=1, detail="")
 

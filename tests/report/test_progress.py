@@ -31,6 +31,14 @@ def test_a_terminal_sees_what_runs_and_how_much_is_done():
     assert "baseline: sdpa [A]" in shown
 
 
+def test_a_live_line_holds_a_long_arm_within_a_hundred_columns():
+    arm = "sink_window,window=4096,impl=triton (step, eager)"
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    with reporter(console, json=False) as report, report.stage(f"session 1 of 3: {arm}"):
+        pass
+    assert f" {arm} 0:00:0" in console.file.getvalue()
+
+
 def test_with_json_nothing_is_told():
     assert told(Console(file=io.StringIO(), force_terminal=True), json=True) == ""
 
