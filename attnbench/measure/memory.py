@@ -71,6 +71,8 @@ def _in_child(task: MemoryTask, arm: Arm) -> MemoryResult:
 def _report(task: MemoryTask, arm: Arm, pipe: int) -> None:
     """Runs in the child and ends it, without what the parent has registered for its own end."""
     status = 1
+    # A pool of threads does not survive a fork: the child would wait for threads that are gone.
+    torch.set_num_threads(1)
     try:
         with os.fdopen(pipe, "wb") as stream:
             stream.write(msgspec.json.encode(_measured(task, arm)))

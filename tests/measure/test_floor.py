@@ -55,7 +55,9 @@ def test_attention_alone_reads_no_weights():
 
 def test_sliding_layers_read_their_window_in_a_step_and_stand_aside_in_attention():
     with standing(with_arms("sdpa"), "gemma3") as bench:  # 2 of 4 layers slide over 5 tokens
-        row = 2 * 2 * 2 * 16 * 4
+        row = (
+            2 * 2 * 2 * 64 * 4
+        )  # bytes of a token: k and v, batch, KV heads, head dimension, float32
         step = BenchArm(bench, "sdpa", None, Scope.STEP, Mode.EAGER)
         attention = BenchArm(bench, "sdpa", None, Scope.ATTENTION, Mode.EAGER)
         assert step.read_bytes() - bench.weight_bytes == 2 * 25 * row + 2 * 5 * row

@@ -121,3 +121,13 @@ def test_the_resident_peak_outlives_what_made_it():
     counter.restart_peak()
     torch.ones(8 << 20)
     assert counter.peak_bytes() >= 31 << 20  # the kernel counts in batches of pages
+
+
+def test_threads_that_the_parent_has_used_do_not_hang_its_forked_children():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.zeros(1 << 24).add_(1)  # large enough to start a pool of threads
+        assert figures("sdpa").arms["sdpa"].reachable_bytes == EXACT_BYTES
+    finally:
+        torch.set_num_threads(threads)
