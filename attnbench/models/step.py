@@ -15,7 +15,7 @@ from attnbench.models.adapter import ExactCache, PassingCache, Router, SurveyedL
 from attnbench.models.exact import ExactLayer
 from attnbench.models.info import LoadedModel
 from attnbench.models.prefill import last_logits
-from attnbench.models.tables import QKVTables, StepCounter
+from attnbench.models.tables import QKVTables, RowReader, linked
 
 
 class Step(Protocol):
@@ -76,8 +76,7 @@ class DecodeStep:
         self._module = loaded.module
         self._router = router
         self._passing = PassingCache(cache.length)
-        self._table = token_table
-        self._counter = StepCounter(token_table.shape[0], token_table.device)
+        self._tokens = RowReader(linked(token_table))
         self._position_ids = torch.full(
             (token_table.shape[1], 1), cache.length.tokens, device=token_table.device
         )
@@ -86,13 +85,13 @@ class DecodeStep:
     def __call__(self) -> Tensor:
         """Logits [B, vocab] after the next token of the table."""
         self._router.decode(self.layers)
-        ids = self._table.index_select(0, self._counter.row).view(-1, 1)
-        self._counter.advance()
+        self._tokens.advance()
+        ids = self._tokens.row.view(-1, 1)
         return last_logits(self._module, ids, self._position_ids, self._passing)
 
     def reset(self) -> None:
         """Back to the first token and the state after prefill."""
-        self._counter.reset()
+        self._tokens.reset()
         for layer in self.layers:
             layer.reset()
 
@@ -105,16 +104,13 @@ class AttentionStep:
 
     def __init__(self, layers: Sequence[MethodLayer], tables: QKVTables) -> None:
         self.layers = tuple(layers[shape.layer] for shape in tables.shapes)
-        self._tables = tables
-        self._counter = StepCounter(tables.steps, tables.rows.device)
-        self._row = torch.empty_like(tables.rows[:1])
-        self._inputs = tables.split(self._row[0])
+        self._rows = RowReader(tables.words)
+        self._inputs = tables.split(self._rows.row)
 
     @torch.no_grad()
     def __call__(self) -> tuple[Tensor, ...]:
         """Outputs [B, H, 1, D] of every layer for the next row of the tables."""
-        torch.index_select(self._tables.rows, 0, self._counter.row, out=self._row)
-        self._counter.advance()
+        self._rows.advance()
         return tuple(
             layer.decode(q, k, v)
             for layer, (q, k, v) in zip(self.layers, self._inputs, strict=True)
@@ -122,7 +118,7 @@ class AttentionStep:
 
     def reset(self) -> None:
         """Back to the first row and the state after prefill."""
-        self._counter.reset()
+        self._rows.reset()
         for layer in self.layers:
             layer.reset()
 

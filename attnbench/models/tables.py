@@ -7,47 +7,70 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnbench.errors import Unsupported
 from attnbench.methods.base import LayerShape
 from attnbench.models.adapter import SurveyedLayer
 
 
-class StepCounter:
-    """The row of the step to come, kept and advanced on the device, modulo `rows`."""
+class RowReader:
+    """Copies a table's rows into one place on the device, one a step, round and round.
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self.row = torch.zeros(1, dtype=torch.int64, device=device)
-        self._rows = rows
+    `words` is int64 [T, W + 1], as `linked` makes it: because a row brings the distance to the next
+    one, a step is two small kernels, one gather and one addition.
+    """
+
+    def __init__(self, words: Tensor) -> None:
+        self._words = words
+        self._place = torch.zeros(1, dtype=torch.int64, device=words.device)
+        self._copy = torch.empty_like(words[:1])
+        self.row = self._copy[0, :-1]  # [W], overwritten by every call of `advance`
 
     def advance(self) -> None:
-        """Point to the next row, in place."""
-        self.row.add_(1).remainder_(self._rows)
+        """Bring the next row to `row`."""
+        torch.index_select(self._words, 0, self._place, out=self._copy)
+        self._place.add_(self._copy[0, -1:])
 
     def reset(self) -> None:
-        """Point to the first row, in place."""
-        self.row.zero_()
+        """Back to before the first row, in place."""
+        self._place.zero_()
+
+
+def linked(words: Tensor) -> Tensor:
+    """int64 rows [T,W] -> [T,W+1]: the last word is the distance to the row that follows."""
+    distances = words.new_ones(words.shape[0], 1)
+    distances[-1] = 1 - words.shape[0]
+    return torch.cat([words, distances], dim=1)
 
 
 @dataclass(frozen=True)
 class QKVTables:
     """q, k and v of the new token for every full-attention layer and step.
 
-    `rows` is [T, W]: a step's inputs of all layers side by side, so that one gather fetches them.
-    `shapes` are those of the full-attention layers, in the order of the row.
+    `words` holds a step's inputs of all layers side by side, so that one gather fetches them, eight
+    bytes to an int64 and `linked`. `shapes` are those of the full-attention layers, in the order of
+    the row.
     """
 
-    rows: Tensor
+    words: Tensor
     shapes: tuple[LayerShape, ...]
 
+    @staticmethod
+    def pack(rows: Tensor, shapes: tuple[LayerShape, ...]) -> QKVTables:
+        """From rows [T,W] of the layers' dtype."""
+        rest = -rows.shape[1] % (torch.int64.itemsize // rows.itemsize)
+        return QKVTables(linked(pad(rows, (0, rest)).view(torch.int64)), shapes)
+
     @property
-    def steps(self) -> int:
-        """Rows before the table starts again."""
-        return self.rows.shape[0]
+    def rows(self) -> Tensor:
+        """[T,W] of the layers' dtype."""
+        return self.words[:, :-1].view(self.shapes[0].dtype)[:, : _row_width(self.shapes)]
 
     def split(self, row: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Views of one row [W]: q [B,H,1,D], k and v [B,Hkv,1,D] of every layer."""
+        """Views of one row, [W] or as words: q [B,H,1,D], k and v [B,Hkv,1,D] of every layer."""
         widths = [width for shape in self.shapes for width in _widths(shape)]
+        row = row.view(self.shapes[0].dtype)[: sum(widths)]
         pieces = iter(torch.split(row, widths))
         return [
             (
@@ -62,10 +85,10 @@ class QKVTables:
 def qkv_tables(surveyed: Sequence[SurveyedLayer], steps: int, seed: int) -> QKVTables:
     """Standard normal inputs for `steps` steps."""
     shapes = full_attention_shapes(surveyed)
-    width = sum(sum(_widths(shape)) for shape in shapes)
     generator = torch.Generator(shapes[0].device).manual_seed(seed)
-    rows = torch.empty((steps, width), dtype=shapes[0].dtype, device=shapes[0].device)
-    return QKVTables(rows.normal_(generator=generator), shapes)
+    size = (steps, _row_width(shapes))
+    rows = torch.empty(size, dtype=shapes[0].dtype, device=shapes[0].device)
+    return QKVTables.pack(rows.normal_(generator=generator), shapes)
 
 
 def captured_tables(
@@ -77,7 +100,7 @@ def captured_tables(
     """Inputs recorded from a real model: per full-attention layer [T,B,H,1,D] and [T,B,Hkv,1,D]."""
     shapes = full_attention_shapes(surveyed)
     pieces = [x.flatten(1) for layer in zip(q, k, v, strict=True) for x in layer]
-    return QKVTables(torch.cat(pieces, dim=1).to(shapes[0].device, shapes[0].dtype), shapes)
+    return QKVTables.pack(torch.cat(pieces, dim=1).to(shapes[0].device, shapes[0].dtype), shapes)
 
 
 def full_attention_shapes(surveyed: Sequence[SurveyedLayer]) -> tuple[LayerShape, ...]:
@@ -89,6 +112,11 @@ def full_attention_shapes(surveyed: Sequence[SurveyedLayer]) -> tuple[LayerShape
             hint=f"a context below {surveyed[0].window} tokens makes them full attention",
         )
     return shapes
+
+
+def _row_width(shapes: Sequence[LayerShape]) -> int:
+    """Elements of q, k and v of one token in all layers."""
+    return sum(sum(_widths(shape)) for shape in shapes)
 
 
 def _widths(shape: LayerShape) -> tuple[int, int, int]:

@@ -5,11 +5,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.errors import DoesNotFit, Unsupported
+from attnbench.methods.base import LayerShape
 from attnbench.methods.registry import parse
 from attnbench.models.exact import ExactLayer
 from attnbench.models.forced import record_steps, teacher_forced
 from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, build_layers
-from attnbench.models.tables import captured_tables, qkv_tables
+from attnbench.models.tables import QKVTables, RowReader, captured_tables, qkv_tables
 from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
 
@@ -157,6 +158,46 @@ def test_attention_step_can_be_reset():
 def test_a_model_whose_layers_all_slide_has_nothing_for_a_method():
     with bench("mistral-sliding") as b, pytest.raises(Unsupported, match="sliding window"):
         qkv_tables(b.surveyed, 3, seed=4)
+
+
+class Operations(TorchDispatchMode):
+    """Notes every operation that is no view."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view:
+            self.seen.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_an_attention_step_costs_two_operations_beside_its_layers():
+    with bench("llama") as b:
+        layers = build_layers(parse("sdpa"), b.cache, b.surveyed)
+        for layer in layers:
+            layer.decode = lambda q, k, v: q
+        step = AttentionStep(layers, qkv_tables(b.surveyed, 3, seed=4))
+        with Operations() as operations:
+            step()
+    assert operations.seen == ["index_select", "add_"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_any_width_come_back_bit_by_bit_in_turn(dtype):
+    shape = LayerShape(1, 3, 1, 1, 8, dtype, torch.device("cpu"), 0, 1.0)
+    rows = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    tables = QKVTables.pack(rows, (shape,))
+    assert torch.equal(tables.rows, rows)
+    reader = RowReader(tables.words)
+    ((q, k, v),) = tables.split(reader.row)
+    for i in (0, 1, 2, 0, 1):
+        reader.advance()
+        assert torch.equal(torch.cat([x.flatten() for x in (q, k, v)]), rows[i])
+    reader.reset()
+    reader.advance()
+    assert q.flatten().tolist() == rows[0, :3].tolist()
 
 
 def test_tables_depend_on_the_seed_alone():
