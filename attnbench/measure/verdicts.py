@@ -23,7 +23,7 @@ from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Arm, Role
 from attnbench.protocol.decide import adjusted, latency_verdict
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
-from attnbench.protocol.result import ArmResult, Floor, Interval, Verdicts
+from attnbench.protocol.result import ArmResult, Floor, Verdicts
 from attnbench.protocol.validity import ByteFloor
 from attnbench.protocol.verdict import NEXT_STEP, LatencyVerdict, Reason, Verdict
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
@@ -117,8 +117,8 @@ class _CellResults:
         return replace(
             self._bare(planned, arm.label, arm.role, said),
             latency_ms=verdict.latency_ms,
-            ratio=_ratio(arm, verdict.ratio, verdict.aa),
-            robust_ratio=_ratio(arm, verdict.robust_ratio, verdict.aa_robust),
+            ratio=UNSET if arm.role is Role.BASELINE else verdict.ratio,
+            robust_ratio=UNSET if arm.role is Role.BASELINE else verdict.robust_ratio,
             floor=self._floor(arm),
             captured_share=self._captured_share(arm),
             memory=_memory_body(_memory_figures(self.evidence, method)),
@@ -216,15 +216,6 @@ class _CellResults:
             c.samples.witness[arm.label] for c in self._samples if arm.label in c.samples.witness
         ]
         return seen[0] if seen else UNSET
-
-
-def _ratio(
-    arm: Arm, own: Interval | UnsetType, control: Interval | UnsetType
-) -> Interval | UnsetType:
-    """A has no ratio to itself; that of A' is the control's."""
-    if arm.role is Role.BASELINE:
-        return UNSET
-    return control if arm.role is Role.BASELINE_AGAIN else own
 
 
 def _quality_verdict(evidence: Evidence, planned: PlannedArm) -> QualityVerdict:

@@ -52,11 +52,12 @@ def broke(during: str) -> ArmFailure:
 class FakeWorkers:
     """`run_task` without processes. Keys of `faults` and `seen` are the session's number or name.
 
-    `step_us`: an arm's time, 1000 where it has none; `not_here` and `breaks`: why arms fail in
-    the pilot, and in a session; `kv_bytes` and `cosine` are by label.
+    `step_us`: an arm's time, 1000 where it has none, and `pilot_us` where the pilot saw another;
+    `not_here` and `breaks`: why arms fail in the pilot, and in a session; the rest is by label.
     """
 
     step_us: dict[str, float] = field(default_factory=dict)
+    pilot_us: dict[str, float] = field(default_factory=dict)
     read_bytes: dict[str, int] = field(default_factory=dict)
     launches: dict[str, tuple[Launch, ...]] = field(default_factory=dict)
     not_here: dict[str, ArmFailure] = field(default_factory=dict)
@@ -131,7 +132,8 @@ class FakeWorkers:
         }
         if number < 0:
             failures |= {label: self.not_here[label] for label in labels if label in self.not_here}
-        arms = {label: SimulatedArm(self._step_us(label)) for label in labels}
+        pilot_us = self.pilot_us if number < 0 else {}
+        arms = {label: SimulatedArm(pilot_us.get(label, self._step_us(label))) for label in labels}
         rng = np.random.default_rng((SEED, number + 1))
         samples = QUIET.session(cell.schedule, arms, 5, rng)
         kept = tuple(visit for visit in samples.visits if visit.arm not in failures)

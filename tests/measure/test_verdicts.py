@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from attnbench.errors import AttnbenchError
 from attnbench.ledger import Kind, Ledger
+from attnbench.measure import verdicts
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.plan import Plan
 from attnbench.measure.verdicts import arm_results
@@ -18,6 +19,7 @@ from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Mode, Role, Scope
 from attnbench.protocol.presets import QUICK
 from attnbench.protocol.result import ArmResult
+from attnbench.protocol.verdict import Reason
 from tests.measure.fake_workers import (
     KV_BYTES,
     READ_BYTES,
@@ -68,6 +70,32 @@ def test_the_baseline_has_no_verdict_on_itself_and_its_twin_shows_the_control(re
     for result in (first, again):
         assert (result.verdict.latency, result.verdict.next_step) == ("", "")
         assert result.verdict.quality == "MARGINAL"
+
+
+def test_faster_must_hold_against_an_exact_arm_that_the_pilot_took_for_slow(results):
+    workers = FakeWorkers(
+        {INT8.label: 800.0, "eager_repeat_kv": 800.0}, pilot_us={"eager_repeat_kv": 2000.0}
+    )
+    found = results(workers)
+    assert found[INT8.label].baseline == "sdpa"
+    verdict = found[INT8.label].verdict
+    assert (verdict.latency, verdict.latency_reason) == ("INCONCLUSIVE", "not-strongest")
+    assert "eager_repeat_kv" in verdict.next_step
+
+
+def test_the_candidates_alone_share_an_error_rate(results, monkeypatch):
+    shared = []
+
+    def doubted(found, *, level):
+        shared.extend(verdict.arm for verdict in found)
+        reason = Reason.HOLM
+        return [msgspec.structs.replace(each, reason=reason) for each in found]
+
+    monkeypatch.setattr(verdicts, "adjusted", doubted)
+    found = results()
+    assert sorted(shared) == ["eager_repeat_kv", INT8.label, SINK.label]
+    by_holm = {arm for arm, each in found.items() if each.verdict.latency_reason == "holm"}
+    assert by_holm == set(shared)
 
 
 def test_one_session_earns_no_verdict(results):
@@ -131,12 +159,12 @@ def test_every_cell_has_its_rows_against_its_own_baseline(tmp_path):
 def test_the_verdict_on_quality_is_that_of_the_gates(results):
     workers = FakeWorkers(cosine={INT8.label: 0.97, SINK.label: 0.5})
     found = results(workers)
-    verdicts = {name: found[label].verdict for name, label in NAMES.items()}
-    assert (verdicts["int8"].quality, verdicts["int8"].quality_reason) == (
+    said = {name: found[label].verdict for name, label in NAMES.items()}
+    assert (said["int8"].quality, said["int8"].quality_reason) == (
         "MARGINAL",
         "mean-cosine",
     )
-    assert (verdicts["sink"].quality, verdicts["sink"].quality_reason) == ("KILL", "mean-cosine")
+    assert (said["sink"].quality, said["sink"].quality_reason) == ("KILL", "mean-cosine")
     body = found[INT8.label].quality
     assert body["cosine_mean"] == pytest.approx(0.97)
     assert (body["text"], body["windows"], body["steps"], body["context"]) == (
@@ -204,6 +232,15 @@ def test_memory_counts_where_both_figures_agree(results, reachable, allocated, v
     assert found.verdict.memory == verdict
     assert found.memory["reachable_bytes"] == reachable
     assert "process_bytes" not in found.memory
+
+
+def test_savings_are_against_the_baselines_own_figure_of_each_kind(results):
+    """What the baseline allocates beside its tensors counts for it, and for the arm too."""
+    workers = FakeWorkers(
+        kv_bytes={INT8.label: KV_BYTES // 2},
+        allocated_bytes={"sdpa": 2 * KV_BYTES, INT8.label: KV_BYTES + KV_BYTES // 2},
+    )
+    assert results(workers)[INT8.label].verdict.memory == "SMALLER"
 
 
 def test_memory_that_failed_is_void_and_latency_and_quality_stand(results):
