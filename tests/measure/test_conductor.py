@@ -32,8 +32,7 @@ def conduct(
     told: NoteTaker | None = None,
 ) -> Evidence:
     workers.watch = lambda: phases(ledger)
-    conductor = Conductor(described or plan(), ledger, told or NoteTaker(), run=workers)
-    return conductor.conduct()
+    return Conductor(described or plan(), ledger, told or NoteTaker(), run=workers).conduct()
 
 
 def phases(ledger: Ledger) -> list[tuple[str, object]]:
@@ -272,8 +271,7 @@ def test_every_run_has_an_id_of_its_own(ledger):
 
 def test_progress_of_a_worker_reaches_the_display(ledger):
     told = NoteTaker()
-    described = plan(arms=(SDPA, EAGER, INT8, ZERO))
-    conduct(ledger, FakeWorkers(), described, told)
+    conduct(ledger, FakeWorkers(), plan(arms=(SDPA, EAGER, INT8, ZERO)), told)
     assert told.updates[0] == (1, 2, "step of pilot")
     assert [stage.split(":")[0] for stage in told.stages] == [
         "pilot",
