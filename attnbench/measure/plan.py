@@ -26,7 +26,11 @@ SPARE_ROWS = 64  # cache rows beyond the context: every timed step writes only t
 # A process's own needs beside weights and cache: CUDA context, libraries, one layer's workspaces.
 SLACK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
 # PyTorch's reference implementation: many times slower than its fused kernels wherever those run.
-PILOT_ONLY = ("sdpa,backend=math",)
+# On a CPU plain `sdpa` is the flash backend.
+PILOT_ONLY = {
+    "cuda": ("sdpa,backend=math",),
+    "cpu": ("sdpa,backend=math", "sdpa,backend=flash"),
+}
 PROCESS_START_S = 8.0
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server; only for the minutes that a plan names
@@ -59,11 +63,7 @@ class PlannedArm:
     spec: str
     family: Family
     asked_for: bool
-
-    @property
-    def pilot_only(self) -> bool:
-        """Timed in the pilot, but not worth its place in every session unless asked for."""
-        return not self.asked_for and self.label in PILOT_ONLY
+    pilot_only: bool = False  # timed in the pilot; not worth its place in every session
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,13 @@ def _arms(
                 raise
             skipped.append((method.label, error.message))
             continue
-        arm = PlannedArm(runs.label, _spec(spec, runs), runs.family, wanted)
+        arm = PlannedArm(
+            label=runs.label,
+            spec=_spec(spec, runs),
+            family=runs.family,
+            asked_for=wanted,
+            pilot_only=not wanted and runs.label in PILOT_ONLY[device.type],
+        )
         _refuse_namesake(arms.setdefault(runs.label, arm), arm)
     return tuple(arms.values()), tuple(skipped)
 

@@ -42,7 +42,9 @@ MODEL = ModelInfo(
     identity="ab" * 32,
 )
 SDPA = PlannedArm("sdpa", "sdpa", Family.EXACT, asked_for=False)
-MATH = PlannedArm("sdpa,backend=math", "sdpa,backend=math", Family.EXACT, asked_for=False)
+MATH = PlannedArm(
+    "sdpa,backend=math", "sdpa,backend=math", Family.EXACT, asked_for=False, pilot_only=True
+)
 EAGER = PlannedArm("eager_repeat_kv", "eager_repeat_kv", Family.EXACT, asked_for=False)
 INT8 = PlannedArm("int8_kv,impl=torch", "int8_kv,impl=torch", Family.APPROXIMATE, asked_for=False)
 SINK = PlannedArm(
