@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import secrets
 from collections.abc import Callable, Sequence
+from textwrap import shorten
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -46,6 +47,7 @@ _R = TypeVar("_R", bound=TaskResult)
 SILENCE_S = 600.0  # the longest that a worker may say nothing: loading, compiling, one long prefill
 PILOT_STEPS = StepCounts(warmup_steps=15, untimed_steps=2, timed_steps=10, min_visit_ms=5.0)
 PILOT_BLOCKS = 4
+NOTE_WIDTH = 160  # the whole message is in the record
 QUALITY_STEPS = 16
 QUALITY_WINDOWS = 2
 
@@ -117,7 +119,8 @@ class Conductor:
             pilot = _expect(self._work("pilot", task, stage.update), PilotResult)
         for label, arm in pilot.arms.items():
             if arm.failure is not None:
-                self._reporter.note(f"left out: {label}: {arm.failure.message.splitlines()[0]}")
+                why = shorten(arm.failure.message, NOTE_WIDTH, placeholder=" …")
+                self._reporter.note(f"left out: {label}: {why}")
         return pilot
 
     def _cell_arms(self, index: int, pilot: PilotResult) -> CellArms:
