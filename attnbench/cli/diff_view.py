@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from attnbench.cli.ledger_views import STYLES, cell_text
+from attnbench.cli.ledger_views import STYLES, arm_text, cell_text
 from attnbench.cli.tabular import Grid, show
 from attnbench.ledger import Diff, Status
 from attnbench.ledger.comparison import Change
@@ -61,7 +61,7 @@ def _row(change: Change) -> tuple[str, ...]:
 
 def _name(change: Change) -> str:
     known = change.after or change.before
-    return known.method or known.arm if known else change.arm
+    return arm_text(change.arm, known.method if known else "")
 
 
 def _ms(entry: Entry | None) -> str:

@@ -113,6 +113,11 @@ def report_text(report: Report) -> str:
     return "\n".join(lines)
 
 
+def arm_text(arm: str, method: str) -> str:
+    """The method in full; A′, which is the baseline's method once more, is marked as such."""
+    return f"{method or arm} (A′)" if arm.endswith("#2") else method or arm
+
+
 def cell_text(cell: Mapping[str, Any]) -> str:
     """A cell in a few words, in the order in which people say them."""
     order = [*CELL_WORDS, *(name for name in cell if name not in CELL_WORDS)]
@@ -154,7 +159,7 @@ def _log_row(record: Record, state: State) -> tuple[str, ...]:
 def _what(record: Record) -> str:
     body = record.body
     if record.kind is Kind.RESULT:
-        return str(body.get("method", body.get("arm", "")))
+        return arm_text(str(body.get("arm", "")), str(body.get("method", "")))
     if record.kind is Kind.SESSION:
         return f"session {body.get('session', '')} {body.get('phase', '')}"
     target = str(body.get("target", ""))[:SHORT_ID]

@@ -39,6 +39,16 @@ def test_log_prints_one_aligned_line_a_record_and_cuts_nothing_when_piped(attnbe
     assert rows[-1].endswith("abandoned")
 
 
+def test_log_and_diff_tell_the_baselines_second_arm_from_its_first(attnbench, ledger):
+    for run in ("e" * 12, "f" * 12):
+        record_run(ledger, run, arm="sdpa", method="sdpa")
+        record_run(ledger, run, arm="sdpa#2", method="sdpa")
+    log = attnbench("ledger", "log", "--run", "e" * 12, "--kind", "result").out.splitlines()[1:]
+    assert ["sdpa (A′)" in line for line in log] == [False, True]
+    diff = attnbench("ledger", "diff", "e" * 12, "f" * 12)
+    assert diff.out.count("sdpa (A′)") == 1
+
+
 @pytest.mark.parametrize(
     ("filters", "seqs"),
     [
