@@ -68,8 +68,7 @@ def refuse_replacement(label: str, family: str) -> None:
         raise UsageError(
             f"{label} replaces the function that a model is trained with, so putting it into a "
             "trained model proves nothing about its quality",
-            hint="judge it by training from scratch against baselines; its latency can be "
-            "measured on random weights (--model preset:NAME)",
+            hint="judge it by training from scratch against baselines",
         )
 
 
