@@ -275,6 +275,7 @@ class Conductor:
         if phase == "opened":
             body["environment"] = dict(self._environment)
             body["protocol"] = self._plan.request.protocol.name
+            body["sources"] = {arm.label: arm.source_sha256 for arm in self._plan.arms}
         return self._ledger.append(Kind.SESSION, body, cites=cites).id
 
 

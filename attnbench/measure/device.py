@@ -52,11 +52,22 @@ def device_facts(kind: str) -> DeviceFacts:
     return cuda_facts(visible_gpu()) if kind == "cuda" else cpu_facts()
 
 
-def has_gpu() -> bool:
-    """Whether there is an NVIDIA GPU that this process may see."""
+def has_gpu(devices: Path = Path("/dev")) -> bool:
+    """Whether there is an NVIDIA GPU that this process may see.
+
+    Raises `Unsupported` where there is one that NVML refuses to speak of: going on with the CPU
+    would be a silent fallback.
+    """
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
+        return False  # hidden on purpose
     try:
         visible_gpu()
-    except Unsupported:
+    except Unsupported as error:
+        if any(devices.glob("nvidia[0-9]*")):
+            raise Unsupported(
+                f"there is an NVIDIA GPU, but it cannot be measured: {error.message}",
+                hint=f"{error.hint}; or choose --device cpu",
+            ) from error
         return False
     return True
 

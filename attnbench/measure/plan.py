@@ -12,7 +12,7 @@ from attnbench.errors import DoesNotFit, Unsupported, UsageError
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu
 from attnbench.measure.tasks import Fill
 from attnbench.methods.base import Family, Method
-from attnbench.methods.registry import exact_methods, parse
+from attnbench.methods.registry import exact_methods, parse, source_sha256
 from attnbench.models.info import ModelInfo, check_context
 from attnbench.models.sources import inspect
 from attnbench.protocol.cell import Mode, Scope
@@ -63,6 +63,7 @@ class PlannedArm:
     spec: str
     family: Family
     asked_for: bool
+    source_sha256: str = ""  # of the method and its kernels, when the run was planned
     pilot_only: bool = False  # timed in the pilot; not worth its place in every session
 
 
@@ -199,6 +200,7 @@ def _arms(
             spec=_spec(spec, runs),
             family=runs.family,
             asked_for=wanted,
+            source_sha256=source_sha256(runs),
             pilot_only=not wanted and runs.label in PILOT_ONLY[device.type],
         )
         _refuse_namesake(arms.setdefault(runs.label, arm), arm)

@@ -1,11 +1,11 @@
 """From what a run measured to one result per arm and cell: statistics, gates, verdicts.
 
-A pure function of the evidence, so that it can be computed again from the ledger's blobs.
+A pure function of the evidence: nothing is measured here, and nothing is asked of the machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -19,13 +19,12 @@ from attnbench.measure.floor import floor_ms
 from attnbench.measure.plan import PlannedArm
 from attnbench.measure.tasks import ArmFailure, CellSamples, MemoryFigures
 from attnbench.methods.base import Family
-from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Arm, Role
 from attnbench.protocol.decide import adjusted, latency_verdict
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
-from attnbench.protocol.result import ArmResult, Floor, Verdicts
+from attnbench.protocol.result import ArmResult, Floor, Statistics, Verdicts
 from attnbench.protocol.validity import ByteFloor
-from attnbench.protocol.verdict import NEXT_STEP, LatencyVerdict, Reason, Verdict
+from attnbench.protocol.verdict import NEXT_STEP, Finding, LatencyVerdict, Reason, Verdict
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
 
 CEILING = "zero_cost"
@@ -33,11 +32,33 @@ CEILING = "zero_cost"
 
 def arm_results(evidence: Evidence) -> tuple[ArmResult, ...]:
     """One result for every planned arm in every cell, failed and void ones too."""
+    cells = [_CellResults(evidence, index, cell) for index, cell in enumerate(evidence.cells)]
+    verdicts = _under_one_error_rate(
+        [cell.latency_verdicts() for cell in cells], evidence.plan.request.protocol.level
+    )
     return tuple(
         result
-        for index, cell in enumerate(evidence.cells)
-        for result in _CellResults(evidence, index, cell).results()
+        for cell, found in zip(cells, verdicts, strict=True)
+        for result in cell.results(found)
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Latency verdicts of one cell by arm, and which of them are claims."""
+
+    by_arm: dict[str, LatencyVerdict]
+    candidates: tuple[str, ...]
+
+
+def _under_one_error_rate(cells: Sequence[_Found], level: float) -> list[dict[str, LatencyVerdict]]:
+    """Holm's adjustment over the candidates of all cells of the run together."""
+    claims = [(i, label) for i, cell in enumerate(cells) for label in cell.candidates]
+    found = [dict(cell.by_arm) for cell in cells]
+    judged = adjusted([found[i][label] for i, label in claims], level=level)
+    for (i, label), verdict in zip(claims, judged, strict=True):
+        found[i][label] = verdict
+    return found
 
 
 @dataclass(frozen=True)
@@ -48,8 +69,7 @@ class _CellResults:
     index: int
     cell: CellArms
 
-    def results(self) -> Iterator[ArmResult]:
-        verdicts = self._latency_verdicts()
+    def results(self, verdicts: Mapping[str, LatencyVerdict]) -> Iterator[ArmResult]:
         for arm in self.cell.arms:
             yield self._result(arm, verdicts[arm.label])
         for planned in self.evidence.plan.arms:
@@ -67,18 +87,15 @@ class _CellResults:
     def _samples(self) -> list[CellSamples]:
         return [session.cells[self.index] for session in self.evidence.sessions]
 
-    def _latency_verdicts(self) -> dict[str, LatencyVerdict]:
-        found = {arm.label: self._latency_verdict(arm) for arm in self.cell.arms}
-        candidates = [arm.label for arm in self.cell.arms if arm.role is Role.CANDIDATE]
-        level = self.evidence.plan.request.protocol.level
-        for verdict in adjusted([found[label] for label in candidates], level=level):
-            found[verdict.arm] = verdict
-        return found
+    def latency_verdicts(self) -> _Found:
+        """Each arm judged alone."""
+        candidates = tuple(arm.label for arm in self.cell.arms if arm.role is Role.CANDIDATE)
+        return _Found({arm.label: self._latency_verdict(arm) for arm in self.cell.arms}, candidates)
 
     def _latency_verdict(self, arm: Arm) -> LatencyVerdict:
         pair = self.cell.arms[:2]
         exact = {a.label for a in self.evidence.plan.arms if a.family is Family.EXACT}
-        return latency_verdict(
+        verdict = latency_verdict(
             [cell.samples for cell in self._samples],
             arm.label,
             baseline=pair[0].label,
@@ -86,6 +103,17 @@ class _CellResults:
             protocol=self.evidence.plan.request.protocol,
             exact_arms=[a.label for a in self.cell.arms if a.label in exact],
             floor=self._byte_floor(arm),
+        )
+        doubt = next((s.bandwidth.note for s in self.evidence.sessions if s.bandwidth.note), "")
+        if not doubt:
+            return verdict
+        finding = Finding(Verdict.VOID, Reason.PROBE_DOUBTFUL, doubt)
+        return replace(
+            verdict,
+            verdict=finding.verdict,
+            reason=finding.reason,
+            next_step=finding.next_step,
+            equivalent=False,
         )
 
     def _byte_floor(self, arm: Arm) -> ByteFloor | None:
@@ -119,6 +147,7 @@ class _CellResults:
             latency_ms=verdict.latency_ms,
             ratio=UNSET if arm.role is Role.BASELINE else verdict.ratio,
             robust_ratio=UNSET if arm.role is Role.BASELINE else verdict.robust_ratio,
+            statistics=_statistics(verdict),
             floor=self._floor(arm),
             captured_share=self._captured_share(arm),
             memory=_memory_body(_memory_figures(self.evidence, method)),
@@ -155,7 +184,7 @@ class _CellResults:
             method=planned.label,
             family=planned.family.value,
             role=role,
-            source_sha256=source_sha256(parse(planned.spec)),
+            source_sha256=planned.source_sha256,
             baseline=self.cell.baseline.label,
             verdict=said,
             protocol=msgspec.to_builtins(evidence.plan.request.protocol),
@@ -189,7 +218,12 @@ class _CellResults:
         if read is None:
             return UNSET
         bandwidth = median(cell.samples.bandwidth_gb_s for cell in self._samples)
-        return Floor(read_bytes=read, bandwidth_gb_s=bandwidth, ms=floor_ms(read, bandwidth))
+        return Floor(
+            read_bytes=read,
+            bandwidth_gb_s=bandwidth,
+            theoretical_gb_s=self.evidence.sessions[0].bandwidth.theoretical_gb_s,
+            ms=floor_ms(read, bandwidth),
+        )
 
     def _captured_share(self, arm: Arm) -> float | UnsetType:
         """(baseline - arm) / (baseline - ceiling), of mean latencies."""
@@ -216,6 +250,12 @@ class _CellResults:
             c.samples.witness[arm.label] for c in self._samples if arm.label in c.samples.witness
         ]
         return seen[0] if seen else UNSET
+
+
+def _statistics(verdict: LatencyVerdict) -> Statistics:
+    shared = {name: getattr(verdict, name) for name in Statistics.__struct_fields__[:-3]}
+    spread = {} if verdict.spread is UNSET else msgspec.structs.asdict(verdict.spread)
+    return Statistics(**shared, **spread)
 
 
 def _quality_verdict(evidence: Evidence, planned: PlannedArm) -> QualityVerdict:

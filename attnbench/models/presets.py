@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from attnbench.errors import ModelError
+from attnbench.errors import UsageError
 from attnbench.models.architecture import build, describe
 from attnbench.models.info import LoadedModel, ModelInfo
 
@@ -118,7 +118,7 @@ class PresetSource:
     def _name(self) -> str:
         name = self.spec.removeprefix(PREFIX)
         if name not in PRESETS:
-            raise ModelError(f"there is no preset named {name!r}", hint=suggest_preset(name))
+            raise UsageError(f"there is no preset named {name!r}", hint=_nearest_preset(name))
         return name
 
     def _config(self) -> Any:
@@ -129,6 +129,13 @@ class PresetSource:
 
     def _identity(self) -> str:
         return hashlib.sha256(json.dumps(PRESETS[self._name], sort_keys=True).encode()).hexdigest()
+
+
+def _nearest_preset(name: str) -> str:
+    near = difflib.get_close_matches(name.lower(), PRESETS, n=1, cutoff=0.4)
+    if near:
+        return f"did you mean {PREFIX}{near[0]}?"
+    return f"there are {', '.join(PREFIX + name for name in PRESETS)}"
 
 
 def suggest_preset(name: str) -> str:

@@ -158,19 +158,6 @@ def latency_verdict(
     return _saying(filled, finding or trial.finding())
 
 
-def beats_every(
-    sessions: Sequence[SessionSamples],
-    arm: str,
-    exact_arms: Sequence[str],
-    *,
-    claim: float = 0.0,
-    level: float = 0.95,
-) -> bool:
-    """Whether `arm` is faster, by more than `claim`, than each exact arm measured beside it."""
-    exact = _against_exact(sessions, arm, [rival for rival in exact_arms if rival != arm])
-    return not _not_beaten(exact, claim, level)
-
-
 def adjusted(verdicts: Sequence[LatencyVerdict], *, level: float) -> list[LatencyVerdict]:
     """The verdicts on all candidates of a run under one error rate (Holm).
 

@@ -30,11 +30,36 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
-    """The least bytes a step must read and how long the measured bandwidth needs for them."""
+    """The least bytes a step must read and how long the measured bandwidth needs for them.
+
+    `theoretical_gb_s` is memory clock times bus width, 0 where neither can be asked.
+    """
 
     read_bytes: int
     bandwidth_gb_s: float
+    theoretical_gb_s: float
     ms: float
+
+
+class Statistics(msgspec.Struct, frozen=True, kw_only=True):
+    """What a latency verdict rests on beside its ratio; fields as in `verdict.LatencyVerdict`."""
+
+    equivalent: bool
+    p_value: float
+    equivalence_p: float
+    sessions: int
+    blocks_used: int
+    blocks_dropped: int
+    not_beaten: tuple[str, ...]
+    smallest_effect: float | UnsetType = UNSET
+    sessions_needed: int | UnsetType = UNSET
+    aa: Interval | UnsetType = UNSET
+    aa_robust: Interval | UnsetType = UNSET
+    position_effect: Interval | UnsetType = UNSET
+    carry_over: Interval | UnsetType = UNSET
+    session_sd: float | UnsetType = UNSET
+    group_sd: float | UnsetType = UNSET
+    block_sd: float | UnsetType = UNSET
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +79,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms: dict[str, float] | UnsetType = UNSET
     ratio: Interval | UnsetType = UNSET
     robust_ratio: Interval | UnsetType = UNSET
+    statistics: Statistics | UnsetType = UNSET
     floor: Floor | UnsetType = UNSET
     # Share of the way from the baseline's latency to the zero-cost arm's that this arm went.
     captured_share: float | UnsetType = UNSET

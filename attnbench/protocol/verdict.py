@@ -39,6 +39,7 @@ class Reason(StrEnum):
     NOT_WARM = "not-warm"
     TIMERS_DISAGREE = "timers-disagree"
     BELOW_FLOOR = "below-floor"
+    PROBE_DOUBTFUL = "probe-doubtful"
     AA_CONTROL = "aa-control"
 
 
@@ -59,6 +60,7 @@ NEXT_STEP = {
     Reason.NOT_WARM: "raise the warm-up steps or quiet the machine, and measure again",
     Reason.TIMERS_DISAGREE: "look for work outside the timed stream, then measure again",
     Reason.BELOW_FLOOR: "look for work that was skipped or bytes that were wrongly declared",
+    Reason.PROBE_DOUBTFUL: "see why memory reads so slowly here, then measure again",
     Reason.AA_CONTROL: "quiet the machine or measure more sessions: this run cannot tell A from A′",
 }
 

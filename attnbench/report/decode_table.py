@@ -139,7 +139,13 @@ def _speed_up(result: ArmResult) -> tuple[Text, Text]:
 def _latency_verdict(result: ArmResult) -> tuple[Text, Text]:
     verdict = result.verdict
     reason = verdict.latency_reason if verdict.latency in ("VOID", "INCONCLUSIVE") else ""
+    if verdict.latency == "FASTER" and _negligible(result):
+        reason = "negligibly"
     return _verdict(verdict.latency), Text(reason)
+
+
+def _negligible(result: ArmResult) -> bool:
+    return result.statistics is not UNSET and result.statistics.equivalent
 
 
 def _verdict(verdict: str) -> Text:

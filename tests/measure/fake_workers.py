@@ -65,6 +65,7 @@ class FakeWorkers:
     kv_bytes: dict[str, int] = field(default_factory=dict)
     allocated_bytes: dict[str, int] = field(default_factory=dict)
     cosine: dict[str, float] = field(default_factory=dict)
+    probe_note: str = ""
     faults: dict[int | str, BaseException] = field(default_factory=dict)
     watch: Callable[[], object] = lambda: None
     tasks: dict[int | str, Task] = field(default_factory=dict)
@@ -115,7 +116,7 @@ class FakeWorkers:
             read_us=(500.0,),
             theoretical_gb_s=0.0,
             how="simulated",
-            note="",
+            note=self.probe_note,
         )
         return SessionResult(
             cells=tuple(self._cell(cell, number) for cell in cells),

@@ -46,7 +46,13 @@ MATH = PlannedArm(
     "sdpa,backend=math", "sdpa,backend=math", Family.EXACT, asked_for=False, pilot_only=True
 )
 EAGER = PlannedArm("eager_repeat_kv", "eager_repeat_kv", Family.EXACT, asked_for=False)
-INT8 = PlannedArm("int8_kv,impl=torch", "int8_kv,impl=torch", Family.APPROXIMATE, asked_for=False)
+INT8 = PlannedArm(
+    "int8_kv,impl=torch",
+    "int8_kv,impl=torch",
+    Family.APPROXIMATE,
+    asked_for=False,
+    source_sha256="ef" * 32,
+)
 SINK = PlannedArm(
     "sink_window,window=64,impl=torch",
     "sink_window,window=64,impl=torch",

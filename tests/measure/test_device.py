@@ -67,6 +67,14 @@ def test_without_a_driver_there_is_no_gpu(gpu):
     assert not has_gpu()
 
 
+def test_a_gpu_that_nvml_refuses_is_no_reason_to_go_on_with_the_cpu(gpu, tmp_path):
+    gpu(Init=NVMLError("Driver/library version mismatch"))
+    assert not has_gpu(tmp_path)
+    (tmp_path / "nvidia0").touch()
+    with pytest.raises(Unsupported, match="cannot be measured"):
+        has_gpu(tmp_path)
+
+
 def test_the_cpu_has_memory_and_cores():
     facts = cpu_facts()
     assert facts.kind == "cpu"

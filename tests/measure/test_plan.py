@@ -13,7 +13,7 @@ from attnbench.measure import plan as planning
 from attnbench.measure.plan import plan_decode
 from attnbench.measure.tasks import Fill
 from attnbench.methods.base import Family
-from attnbench.methods.registry import parse
+from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.presets import CANONICAL, QUICK, RIGOROUS
 from tests.measure.odd_methods import Halved
@@ -224,3 +224,10 @@ def test_more_sessions_take_more_minutes():
         for protocol in (QUICK, CANONICAL, RIGOROUS)
     )
     assert 0 < quick < canonical < rigorous
+
+
+def test_the_source_of_every_arm_is_hashed_when_the_run_is_planned():
+    found = plan_decode(request())
+    assert {arm.label: arm.source_sha256 for arm in found.arms} == {
+        arm.label: source_sha256(parse(arm.spec)) for arm in found.arms
+    }

@@ -14,12 +14,11 @@ from attnbench.ledger import Kind, Ledger
 from attnbench.measure import verdicts
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.plan import Plan
-from attnbench.measure.verdicts import arm_results
-from attnbench.methods.registry import parse, source_sha256
+from attnbench.measure.verdicts import _Found, _under_one_error_rate, arm_results
 from attnbench.protocol.cell import Mode, Role, Scope
 from attnbench.protocol.presets import QUICK
 from attnbench.protocol.result import ArmResult
-from attnbench.protocol.verdict import Reason
+from attnbench.protocol.verdict import LatencyVerdict, Reason, Verdict
 from tests.measure.fake_workers import (
     KV_BYTES,
     READ_BYTES,
@@ -254,7 +253,7 @@ def test_a_result_says_where_and_with_what_it_was_measured(results):
     launch = {"block_n": 64, "splits": 4, "num_warps": 4, "num_stages": 2}
     found = results(FakeWorkers(launches={INT8.label: (launch,)}))[INT8.label]
     assert found.kernel == launch
-    assert found.source_sha256 == source_sha256(parse(INT8.spec))
+    assert found.source_sha256 == INT8.source_sha256  # as planned, not as the file is by now
     assert found.witness == {"kept_share": 1.0}
     assert found.protocol["name"] == "canonical"
     assert (
@@ -284,3 +283,32 @@ def test_verdicts_are_a_function_of_the_evidence_alone(tmp_path):
     evidence = Conductor(plan(), ledger, NoteTaker(), run=FakeWorkers()).conduct()
     assert arm_results(evidence) == arm_results(evidence)
     assert all(math.isfinite(r.ratio.high) for r in arm_results(evidence) if r.ratio is not UNSET)
+
+
+def test_a_doubtful_bandwidth_probe_voids_every_latency(results):
+    workers = FakeWorkers({INT8.label: 800.0}, probe_note="the probe read 900 GB/s, 27 %")
+    for arm in results(workers).values():
+        if arm.role not in (Role.BASELINE, Role.BASELINE_AGAIN):
+            assert (arm.verdict.latency, arm.verdict.latency_reason) == ("VOID", "probe-doubtful")
+            assert "900 GB/s" in arm.verdict.next_step
+
+
+def test_what_a_verdict_rests_on_is_in_its_result(results):
+    found = results(FakeWorkers({INT8.label: 800.0}))[INT8.label]
+    rests_on = found.statistics
+    assert rests_on.sessions == 3
+    assert rests_on.blocks_used == 36
+    assert rests_on.blocks_dropped == 0
+    assert rests_on.p_value < 0.05
+    assert rests_on.aa.low < 1 < rests_on.aa.high
+    assert rests_on.session_sd >= 0
+
+
+def test_holm_counts_the_candidates_of_all_cells():
+    alone = LatencyVerdict(
+        arm="x", verdict=Verdict.FASTER, reason=Reason.INTERVAL_CLEAR, next_step="", p_value=0.03
+    )
+    one = _Found({"x": alone}, ("x",))
+    assert _under_one_error_rate([one], 0.95)[0]["x"].verdict is Verdict.FASTER
+    both = _under_one_error_rate([one, one], 0.95)
+    assert [cell["x"].verdict for cell in both] == [Verdict.INCONCLUSIVE] * 2

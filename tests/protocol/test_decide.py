@@ -5,7 +5,7 @@ import math
 import msgspec
 import pytest
 
-from attnbench.protocol.decide import adjusted, beats_every
+from attnbench.protocol.decide import adjusted
 from attnbench.protocol.presets import CANONICAL
 from attnbench.protocol.verdict import NEXT_STEP, LatencyVerdict, Reason, Verdict
 from tests.calibration.simulated_gpu import SimulatedArm, SimulatedGpu
@@ -143,13 +143,6 @@ def test_faster_than_every_exact_arm_is_faster():
     sessions = sessions_of({"c": 800.0, "other": 850.0})
     found = decided(sessions, exact_arms=("a", "other", "c"))
     assert (found.verdict, found.not_beaten) == (Verdict.FASTER, ())
-
-
-def test_beats_every_asks_each_exact_arm_but_the_arm_itself():
-    sessions = sessions_of({"c": 800.0, "other": 850.0})
-    assert beats_every(sessions, "c", ("a", "other", "c"))
-    assert not beats_every(sessions, "c", ("a", "other"), claim=0.1)
-    assert not beats_every(sessions, "a", ("c",))
 
 
 def candidate(p_value, verdict=Verdict.FASTER, equivalence_p=1.0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.report.decode_table import decode_table
@@ -139,3 +140,10 @@ def test_every_cell_is_a_table_with_its_title():
 def test_a_default_arm_that_does_not_exist_here_is_nowhere():
     lines = printed(decode_table(results(FakeWorkers(not_here={INT8.label: UNSUPPORTED}))), WIDE)
     assert not any("int8_kv" in line for line in lines)
+
+
+def test_faster_within_the_margin_reads_negligibly(measured):
+    found = next(result for result in measured if result.arm == INT8.label)
+    slight = replace(found, statistics=replace(found.statistics, equivalent=True))
+    assert "negligibly" in row(printed(decode_table([slight]), WIDE), INT8.label)
+    assert "negligibly" not in row(printed(decode_table([found]), WIDE), INT8.label)
