@@ -50,6 +50,11 @@ class BenchArm:
         self._output = self._step()
         return self._output
 
+    def attend(self) -> tuple[Tensor, ...]:
+        """One step of scope attention: the outputs [B,H,1,D] of the full-attention layers."""
+        self.step()
+        return (self._output,) if isinstance(self._output, Tensor) else self._output
+
     def inspect(self) -> None:
         """Raise `BrokenArm` unless the last output is finite and the cache is as it was."""
         outputs = (self._output,) if isinstance(self._output, Tensor) else self._output

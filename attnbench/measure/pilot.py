@@ -10,9 +10,10 @@ from statistics import median
 
 import torch
 
-from attnbench.measure.arms import BenchArm
+from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import last_level_cache_bytes
+from attnbench.measure.exactness import require_exact
 from attnbench.measure.session import walk_cells
 from attnbench.measure.tasks import (
     ArmFailure,
@@ -25,6 +26,7 @@ from attnbench.measure.tasks import (
 )
 from attnbench.measure.visits import Tell, arm_failure, recover
 from attnbench.measure.workbench import Workbench, layer_facts, open_bench
+from attnbench.methods.base import Family
 from attnbench.methods.registry import parse
 from attnbench.protocol.cell import Arm, Mode, Scope
 
@@ -32,13 +34,17 @@ TRIAL_WARMUP, TRIAL_STEPS = 3, 10
 
 
 def run_pilot(task: PilotTask, tell: Tell) -> PilotResult:
-    """Examine every arm, then time those in the schedules with the configurations just found."""
+    """Examine every arm, then time those in the schedules with the configurations just found.
+
+    An arm found broken is not set up again: it may be fast, and is no baseline.
+    """
     tell(0, 0, f"loading {task.bench.model}")
     graphs = any(plan.mode is Mode.GRAPH for plan in task.cells)
     with open_bench(task.bench) as bench:
         trial = Trial(bench, Mode.GRAPH if graphs else Mode.EAGER, tell)
         arms = {arm.label: trial.examine(arm) for arm in task.bench.arms}
         bench.kernels.update(fastest_launches(arms))
+        bench.broken.update(found_broken(arms))
         return PilotResult(
             layers=layer_facts(bench.surveyed),
             arms=arms,
@@ -98,6 +104,10 @@ class Trial:
 
     def _median_us(self, arm: Arm, launch: Launch | None) -> float:
         ready = BenchArm(self._bench, arm.method, launch, Scope.ATTENTION, self._mode)
+        if parse(arm.method).family is Family.EXACT:
+            first = ready.attend()
+            ready.inspect()  # back to the first row, so that a wrong arm leaves a whole cache
+            require_exact(self._bench, first)
         self._clock.time(ready.step, TRIAL_WARMUP)
         steps_us = self._clock.time(ready.step, TRIAL_STEPS).steps_us
         ready.inspect()
@@ -108,6 +118,16 @@ def fastest_launches(arms: dict[str, ArmPilot]) -> dict[str, Launch]:
     """The configuration to use, for every arm that has one to choose."""
     fastest = {label: arm.fastest for label, arm in arms.items()}
     return {label: launch for label, launch in fastest.items() if launch is not None}
+
+
+def found_broken(arms: dict[str, ArmPilot]) -> dict[str, str]:
+    """Why, for every arm whose output or treatment of the cache is wrong."""
+    failures = {label: arm.failure for label, arm in arms.items()}
+    return {
+        label: failure.message
+        for label, failure in failures.items()
+        if failure is not None and failure.type == BrokenArm.__name__
+    }
 
 
 def device_properties(device: torch.device) -> dict[str, str | int | float]:

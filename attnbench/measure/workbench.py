@@ -36,6 +36,7 @@ class Workbench:
     def __init__(self, bench: Bench, loaded: LoadedModel, router: Router) -> None:
         self.bench = bench
         self.kernels = dict(bench.kernels)
+        self.broken: dict[str, str] = {}  # by arm, why it is not to be set up again
         self.loaded = loaded
         self.router = router
         self.device = torch.device(bench.device)
@@ -53,6 +54,8 @@ class Workbench:
 
     def set_up(self, arm: Arm, scope: Scope, mode: Mode) -> BenchArm:
         """The arm with fresh state and workspaces, captured anew in graph mode."""
+        if arm.label in self.broken:
+            raise BrokenArm(self.broken[arm.label])
         return BenchArm(self, arm.method, self.kernels.get(arm.label), scope, mode)
 
     def require_intact_cache(self) -> None:

@@ -1,8 +1,9 @@
 """The exit code of a whole run, from the verdicts on its candidates.
 
-Controls and the baseline pair never count. A quality KILL is 10 everywhere. A SLOWER candidate is
-an answer, not a failure, unless the run says how slow is allowed; then it is 10 when even the
-favourable end of its interval is slower than that. VOID of any kind is 12, INCONCLUSIVE 11.
+Controls never count, and of the baseline pair only a quality KILL does, because every ratio of the
+run is to that arm. A quality KILL is 10 everywhere. A SLOWER candidate is an answer, not a failure,
+unless the run says how slow is allowed; then it is 10 when even the favourable end of its interval
+is slower than that. VOID of any kind is 12, INCONCLUSIVE 11.
 """
 
 from __future__ import annotations
@@ -26,12 +27,11 @@ GRAVEST_FIRST = (
 
 
 def run_exit(results: Sequence[ArmResult], *, slower_allowed: float | None = None) -> Exit:
-    """The gravest code of all candidates.
+    """The gravest code of all candidates, and of a baseline killed by its quality.
 
     `slower_allowed` is a time ratio minus one (0.02: 2 % slower); None allows any.
     """
-    candidates = [result for result in results if result.role is Role.CANDIDATE]
-    return gravest(code for result in candidates for code in _codes(result, slower_allowed))
+    return gravest(code for result in results for code in _codes(result, slower_allowed))
 
 
 def gravest(codes: Iterable[Exit]) -> Exit:
@@ -40,10 +40,14 @@ def gravest(codes: Iterable[Exit]) -> Exit:
 
 
 def _codes(result: ArmResult, slower_allowed: float | None) -> Iterator[Exit]:
+    if result.role is not Role.CONTROL and result.verdict.quality == "KILL":
+        yield Exit.FALSIFIED
+    if result.role is not Role.CANDIDATE:
+        return
     said = (result.verdict.latency, result.verdict.quality, result.verdict.memory)
     if Verdict.VOID in said:
         yield Exit.VOID
-    if result.verdict.quality == "KILL" or _too_slow(result, slower_allowed):
+    if _too_slow(result, slower_allowed):
         yield Exit.FALSIFIED
     if Verdict.INCONCLUSIVE in said:
         yield Exit.INCONCLUSIVE

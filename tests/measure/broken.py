@@ -47,6 +47,31 @@ class Good(Broken):
     spoilt = GoodLayer
 
 
+class Exact(Good):
+    """Keeps what it declares."""
+
+    family: ClassVar[Family] = Family.EXACT
+
+
+class SaysExact(Exact):
+    """Fast, of the right shape, finite, and not attention."""
+
+    class spoilt(ExactCacheLayer):  # noqa: N801
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return q.clone()
+
+
+class ForgetsNew(Exact):
+    """Attends to all tokens but the new one, in the last layer only."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if self.shape.layer < 2:
+                return super().decode(q, k, v)
+            keys, values = (rows[:, :, :-1] for rows in self.append(k, v))
+            return exact_attention(q, keys, values, self.shape.scale).to(q.dtype)
+
+
 class Nan(Broken):
     class spoilt(GoodLayer):  # noqa: N801
         def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

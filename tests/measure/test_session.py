@@ -8,6 +8,7 @@ import torch
 
 from attnbench.errors import ModelError
 from attnbench.measure.arms import BenchArm, BrokenArm
+from attnbench.measure.exactness import sampled
 from attnbench.measure.pilot import Trial
 from attnbench.measure.session import walk_cells
 from attnbench.measure.tasks import Fill, SessionResult
@@ -128,6 +129,39 @@ def test_the_pilot_says_which_arms_run_and_why_others_do_not():
         assert trial.examine(arm("Transposed")).failure.type == "BrokenArm"
         assert trial.examine(arm("sdpa,backend=cudnn")).failure.type == "Unsupported"
         assert math.isfinite(bench.cache.views[0].k.sum())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+def test_the_pilot_tells_exact_arms_from_arms_that_only_say_so(architecture, dtype):
+    bench = msgspec.structs.replace(with_arms("sdpa"), dtype=dtype)
+    with standing(bench, architecture) as stands:
+        trial = Trial(stands, Mode.EAGER, lambda *_: None)
+        for honest in ("sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "Exact"):
+            assert trial.examine(arm(honest)).failure is None
+        failure = trial.examine(arm("SaysExact")).failure
+    assert failure.type == "BrokenArm"
+    assert "declares itself exact, but its output differs from attention" in failure.message
+
+
+def test_an_exact_arm_that_is_wrong_in_its_last_layer_is_seen_and_leaves_the_cache_whole():
+    with standing(with_arms("sdpa")) as bench:
+        before = checksum(bench.cache)
+        bench.reclaim = lambda: None
+        failure = Trial(bench, Mode.EAGER, lambda *_: None).examine(arm("ForgetsNew")).failure
+        assert "layer 2" in failure.message
+        assert torch.equal(checksum(bench.cache), before)
+
+
+def test_an_approximate_arm_may_differ_from_attention():
+    with standing(with_arms("sdpa")) as bench:
+        trial = Trial(bench, Mode.EAGER, lambda *_: None)
+        assert trial.examine(arm("uniform_mean")).failure is None
+
+
+@pytest.mark.parametrize(("layers", "looked_at"), [(1, [0]), (2, [0, 1]), (16, [0, 8, 15])])
+def test_exactness_is_looked_at_in_the_first_a_middle_and_the_last_layer(layers, looked_at):
+    assert sampled(layers) == looked_at
 
 
 def test_the_pilot_names_the_fastest_configuration_and_keeps_the_times_of_all():

@@ -66,8 +66,20 @@ def test_each_candidate_counts_by_its_gravest_verdict(verdicts, code):
 
 
 @pytest.mark.parametrize("role", [Role.CONTROL, Role.BASELINE, Role.BASELINE_AGAIN])
-def test_controls_and_the_baseline_pair_never_count(role):
-    assert run_exit([result("VOID", "KILL", "INCONCLUSIVE", role=role)]) is Exit.DONE
+def test_of_controls_and_the_baseline_pair_no_latency_and_no_memory_counts(role):
+    assert run_exit([result("VOID", "PASS", "INCONCLUSIVE", role=role)]) is Exit.DONE
+    assert run_exit([result("SLOWER", role=role)], slower_allowed=-1.0) is Exit.DONE
+
+
+@pytest.mark.parametrize("role", [Role.BASELINE, Role.BASELINE_AGAIN])
+def test_a_baseline_that_ruins_the_model_counts(role):
+    killed = result("", "KILL", "", role=role)
+    assert run_exit([killed, result()]) is Exit.FALSIFIED
+    assert run_exit([killed, result("VOID")]) is Exit.VOID
+
+
+def test_a_control_is_meant_to_be_killed():
+    assert run_exit([result("", "KILL", "", role=Role.CONTROL)]) is Exit.DONE
 
 
 @pytest.mark.parametrize(
