@@ -7,6 +7,7 @@ A sub-command is a line in COMMANDS; its module is imported when it is invoked, 
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -87,13 +88,18 @@ def attnbench(
 
 
 def main() -> NoReturn:
-    """Run the command line and leave with its exit code."""
+    """Run the command line and leave with its exit code; SIGTERM interrupts it as Ctrl-C does."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except AttnbenchError as error:
         _tell(error, as_json="--json" in sys.argv[1:])
         sys.exit(error.exit_code)
     sys.exit(Exit.DONE)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _tell(error: AttnbenchError, *, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attnbench.errors import AttnbenchError, WorkerFailed
 from attnbench.measure.footprint import Footprint, footprint
+from attnbench.measure.lifeline import end_with_parent
 from attnbench.measure.tasks import (
     ArmFailure,
     Bench,
@@ -74,6 +75,7 @@ def _report(task: MemoryTask, arm: Arm, pipe: int) -> None:
     # A pool of threads does not survive a fork: the child would wait for threads that are gone.
     torch.set_num_threads(1)
     try:
+        end_with_parent()
         with os.fdopen(pipe, "wb") as stream:
             stream.write(msgspec.json.encode(_measured(task, arm)))
         status = 0

@@ -1,7 +1,7 @@
 """A worker process: `python -m attnbench.measure.worker`, a task as JSON in, events as JSON out.
 
-It does one task in a fresh process and decides nothing. Every error ends here as one event, with
-its traceback on standard error.
+It does one task in a fresh process, decides nothing, and does not outlive its parent. Every error
+ends here as one event, with its traceback on standard error.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from attnbench import errors
 from attnbench.errors import AttnbenchError, Exit
 from attnbench.measure.events import EventWriter, Failure, Result, take_stdout
+from attnbench.measure.lifeline import end_with_parent
 from attnbench.measure.tasks import (
     MemoryTask,
     PilotTask,
@@ -25,6 +26,7 @@ from attnbench.measure.tasks import (
 
 def main() -> int:
     """Do the task on standard input; returns the exit status."""
+    end_with_parent()
     events = take_stdout()
     try:
         task: Task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)

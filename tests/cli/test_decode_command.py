@@ -161,11 +161,16 @@ def test_a_second_run_is_json_and_is_compared_with_the_first_arm_by_arm(decoded)
     assert change["latency_ratio"] > 0
 
 
-def test_an_interrupt_leaves_a_valid_ledger_with_an_aborted_session_and_exit_130(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_valid_ledger_an_aborted_session_no_worker_and_exit_130(
+    tmp_path, number
+):
     place = make_place(tmp_path)
     with place.start(*place.arguments()) as process:
         wait_for(lambda: place.ledger.path.exists() and phases(place.ledger) == ["opened"])
-        process.send_signal(signal.SIGINT)
+        wait_for(lambda: children(process.pid) != [])
+        workers = children(process.pid)
+        process.send_signal(number)
         out, err = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130
     assert phases(place.ledger) == ["opened", "aborted"]
@@ -173,6 +178,20 @@ def test_an_interrupt_leaves_a_valid_ledger_with_an_aborted_session_and_exit_130
     assert out == ""
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err
+    assert [pid for pid in workers if Path(f"/proc/{pid}").exists()] == []
+
+
+def children(pid: int) -> list[str]:
+    """Processes that this one started and that still run."""
+    return [each.name for each in Path("/proc").glob("[0-9]*") if parent(each) == pid]
+
+
+def parent(process: Path) -> int | None:
+    """From its state, which follows its name in parentheses; None: it ended meanwhile."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

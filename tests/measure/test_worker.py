@@ -6,7 +6,8 @@ import sys
 import msgspec
 import pytest
 
-from attnbench.errors import ModelError, UsageError, WorkerFailed
+from attnbench.errors import ModelError, Unsupported, UsageError, WorkerFailed
+from attnbench.measure.chosen import fastest_exact
 from attnbench.measure.events import Failure, Progress, decode_event
 from attnbench.measure.judging import run_judging
 from attnbench.measure.supervisor import run_task
@@ -69,6 +70,31 @@ def test_the_pilot_reports_layers_arms_and_times(folder):
     }
     memory = run(MemoryTask(bench=exact, layers=result.layers))
     assert memory.arms["sdpa"].reachable_bytes == 3 * 2 * 2 * 2 * 25 * 8 * 4
+
+
+def test_an_arm_that_only_says_it_is_exact_never_becomes_the_baseline(folder):
+    bench = msgspec.structs.replace(with_arms("SaysExact", "Exact"), model=folder)
+    pilot = run(PilotTask(bench=bench, cells=(cell(bench),), steps=STEPS))
+    assert pilot.arms["SaysExact"].failure.type == "BrokenArm"
+    assert fastest_exact(pilot, 0) == "Exact"
+    assert "differs from attention" in pilot.session.cells[0].failures["SaysExact"].message
+    alone = msgspec.structs.replace(with_arms("SaysExact", "ForgetsNew"), model=folder)
+    pilot = run(PilotTask(bench=alone, cells=(cell(alone),), steps=STEPS))
+    with pytest.raises(Unsupported, match="no exact arm") as refused:
+        fastest_exact(pilot, 0)
+    assert "differs from attention" in refused.value.hint
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can tell a child")
+def test_a_worker_and_its_children_do_not_outlive_a_parent_that_was_killed():
+    """The parent is killed by a signal that it cannot handle."""
+    told = "import sys; from attnbench.measure.lifeline import end_with_parent; end_with_parent(); "
+    child = told + "import time; print('ready', flush=True); time.sleep(600)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.kill()
+        assert process.stdout.read() == b""  # ends when nobody holds the pipe any more
 
 
 def test_a_model_that_is_not_there_is_the_users_error_across_processes():
