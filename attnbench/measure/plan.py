@@ -26,10 +26,10 @@ SPARE_ROWS = 64  # cache rows beyond the context: every timed step writes only t
 # A process's own needs beside weights and cache: CUDA context, libraries, one layer's workspaces.
 SLACK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
 # PyTorch's reference implementation: many times slower than its fused kernels wherever those run.
-# On a CPU plain `sdpa` is the flash backend.
+# On a CPU plain `sdpa` is the flash backend, and the slow ways would take a third of the run.
 PILOT_ONLY = {
     "cuda": ("sdpa,backend=math",),
-    "cpu": ("sdpa,backend=math", "sdpa,backend=flash"),
+    "cpu": ("sdpa,backend=math", "sdpa,backend=flash", "sdpa_repeat_kv", "eager_repeat_kv"),
 }
 PROCESS_START_S = 8.0
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0}
