@@ -218,7 +218,13 @@ class Conductor:
             return None
 
     def _one_of_each(self, pilot: PilotResult) -> tuple[Arm, ...]:
-        return tuple(_arm(arm) for arm in self._plan.arms if pilot.arms[arm.label].failure is None)
+        """Every arm that is in a session of some cell."""
+        cells = [(i, fastest_exact(pilot, i)) for i in range(len(self._plan.cells))]
+        return tuple(
+            _arm(arm)
+            for arm in self._plan.arms
+            if any(takes_part(arm, pilot, index, baseline) for index, baseline in cells)
+        )
 
     def _bench(self, arms: Sequence[Arm], kernels: dict[str, Launch] | None = None) -> Bench:
         request = self._plan.request
