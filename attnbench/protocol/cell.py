@@ -60,6 +60,8 @@ class Visit(msgspec.Struct, frozen=True, kw_only=True):
     steps_us: tuple[float, ...]  # each timed step, microseconds
     wall_us: float  # host clock around the timed steps
     gpu: dict[str, float | int | str]  # GPU state after the visit; empty where there is none
+    untimed_steps: int = 0  # run right before the timed ones, a number drawn for each visit
+    parent_us: float = 0.0  # the parent's clock around the timed steps; 0 where it did not look
 
 
 class SessionSamples(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,3 +74,4 @@ class SessionSamples(msgspec.Struct, frozen=True, kw_only=True):
     bandwidth_gb_s: float  # measured in this session: device memory, or host memory on a CPU
     witness: dict[str, dict[str, float]]  # by arm label
     environment: dict[str, str | int | float]
+    kernels: dict[str, tuple[str, ...]] = {}  # names launched by one step, in order, by arm label
