@@ -52,8 +52,8 @@ def log_ratios(blocks: Sequence[Block], above: str, below: str) -> list[list[flo
     """log(time of `above` / time of `below`) of each block, by group."""
     groups: dict[int, list[float]] = defaultdict(list)
     for block in blocks:
-        ratio = step_us(block[above]) / step_us(block[below])
-        groups[block[above].group].append(math.log(ratio))
+        ratio = math.log(step_us(block[above])) - math.log(step_us(block[below]))
+        groups[block[above].group].append(ratio)
     return list(groups.values())
 
 
@@ -87,9 +87,10 @@ def placed_visits(session: SessionSamples, blocks: Sequence[Block]) -> list[Plac
     placed: list[PlacedVisit] = []
     before: Visit | None = None
     for visit in session.visits:
-        if (visit.group, visit.block) in counted and sum(visit.steps_us) > 0:
+        taken_us = step_us(visit) if (visit.group, visit.block) in counted else 0.0
+        if taken_us > 0:
             follows = before.arm if before is not None and before.group == visit.group else ""
-            log_time = math.log(step_us(visit))
+            log_time = math.log(taken_us)
             placed.append(PlacedVisit(visit.arm, visit.block, visit.position, follows, log_time))
         before = visit
     return placed

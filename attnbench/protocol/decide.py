@@ -17,15 +17,17 @@ from msgspec.structs import replace
 from attnbench.protocol.blocks import SessionBlocks, latency_ms, log_ratios, session_blocks
 from attnbench.protocol.cell import SessionSamples
 from attnbench.protocol.comparison import Comparison, ratio_interval
+from attnbench.protocol.costs import next_plan
+from attnbench.protocol.cycles import cycles
 from attnbench.protocol.order import place_costs
-from attnbench.protocol.presets import Protocol
+from attnbench.protocol.presets import FEWEST_SESSIONS, Protocol
+from attnbench.protocol.result import NextPlan
 from attnbench.protocol.validity import ByteFloor, Case, void
 from attnbench.protocol.verdict import Finding, LatencyVerdict, Reason, Spread, Verdict
-from attnbench.stats.equivalence import sessions_needed, smallest_effect
+from attnbench.stats.equivalence import as_effect, sessions_needed, smallest_effect
 from attnbench.stats.holm import holm
-from attnbench.stats.variance import split_variance
+from attnbench.stats.variance import Costs, Variance, split_variance
 
-FEWEST_SESSIONS = 3
 SPEEDS = frozenset({Verdict.FASTER, Verdict.SLOWER})
 STATEMENTS = SPEEDS | {Verdict.EQUIVALENT}
 
@@ -79,7 +81,7 @@ class _Trial:
             return found
         seen, needed = self.smallest_effect(), self.sessions_needed()
         plan = "more than a thousand sessions" if needed is UNSET else f"{needed} sessions"
-        detail = f"this run could have seen {seen:.2%}; {plan} would see {self._sought():.2%}"
+        detail = f"this run could have seen {_size(seen)}; {plan} would see {_size(self.sought())}"
         return Finding(found.verdict, found.reason, detail)
 
     def smallest_effect(self) -> float:
@@ -89,11 +91,12 @@ class _Trial:
 
     def sessions_needed(self) -> int | UnsetType:
         """Sessions for the observed effect, or for the margin where that is greater."""
-        needed = sessions_needed(self.difference.sd(), self._sought(), self.protocol.level)
+        needed = sessions_needed(self.difference.sd(), self.sought(), self.protocol.level)
         return UNSET if needed is None else needed
 
-    def _sought(self) -> float:
-        return max(math.expm1(self.difference.least_effect()), self.protocol.equivalence_margin)
+    def sought(self) -> float:
+        """What another run should resolve, as a ratio minus one."""
+        return max(as_effect(self.difference.least_effect()), self.protocol.equivalence_margin)
 
     def figures(self, bare: LatencyVerdict) -> LatencyVerdict:
         """The verdict's numbers filled in; what it says is left as it is."""
@@ -125,15 +128,19 @@ def latency_verdict(
     claim: float = 0.0,
     exact_arms: Sequence[str] = (),
     floor: ByteFloor | None = None,
+    ceiling: str | None = None,
+    costs: Costs | None = None,
 ) -> LatencyVerdict:
     """What these sessions say of `arm` against `baseline`; every arm is named by its label.
 
     `claim` is the registered speed-up minus one (0: any). `exact_arms` are those that ran beside
-    it; FASTER must hold against each. Without `floor` the byte floor is not checked.
+    it; FASTER must hold against each. Without `floor` the byte floor is not checked, without
+    `ceiling` (see `ceiling.ceiling_for`) Amdahl's bound is not. `costs` (see `costs.costs_of`) are
+    what a plan for the next run is made of.
     """
     compared = (arm, baseline, baseline_again)
     blocks = [session_blocks(session, compared) for session in sessions]
-    finding = void(Case(sessions, compared, blocks, floor))
+    finding = void(Case(sessions, compared, blocks, floor, ceiling))
     bare = _bare(sessions, arm, blocks, claim)
     kept = [of_session.kept for of_session in blocks if of_session.kept]
     if len(kept) < 2:
@@ -148,12 +155,17 @@ def latency_verdict(
         not_beaten=_not_beaten(exact, claim, protocol.level),
         exact_p=max((rival.p_faster(claim) for rival in exact.values()), default=0.0),
     )
-    costs = place_costs(sessions, blocks, arm, protocol.level)
+    places = place_costs(sessions, blocks, arm, protocol.level)
+    in_cycles = cycles(kept, baseline, arm, protocol.level)
+    variance = _variance([log_ratios(of_session, baseline, arm) for of_session in kept])
     filled = replace(
         trial.figures(bare),
-        position_effect=costs.position,
-        carry_over=costs.carry_over,
-        spread=_spread([log_ratios(of_session, baseline, arm) for of_session in kept]),
+        position_effect=places.position,
+        carry_over=places.carry_over,
+        cycles=in_cycles.per_step,
+        cycles_ratio=in_cycles.ratio,
+        spread=_spread(variance),
+        next_plan=_next_plan(variance, costs, trial),
     )
     return _saying(filled, finding or trial.finding())
 
@@ -227,15 +239,33 @@ def _saying(verdict: LatencyVerdict, finding: Finding) -> LatencyVerdict:
     )
 
 
-def _spread(sessions: Sequence[Sequence[Sequence[float]]]) -> Spread | UnsetType:
-    """Where the ratio's spread lies; unset where groups or blocks are too few to split it."""
+def _variance(sessions: Sequence[Sequence[Sequence[float]]]) -> Variance | None:
+    """Where the ratio's spread lies; None where groups or blocks are too few to split it."""
     if not any(len(session) > 1 for session in sessions) or not any(
         len(group) > 1 for session in sessions for group in session
     ):
+        return None
+    return split_variance(sessions)
+
+
+def _spread(variance: Variance | None) -> Spread | UnsetType:
+    if variance is None:
         return UNSET
-    variance = split_variance(sessions)
     return Spread(
         session_sd=math.sqrt(variance.session),
         group_sd=math.sqrt(variance.group),
         block_sd=math.sqrt(variance.block),
     )
+
+
+def _next_plan(
+    variance: Variance | None, costs: Costs | None, trial: _Trial
+) -> NextPlan | UnsetType:
+    if variance is None or costs is None:
+        return UNSET
+    return next_plan(variance, costs, trial.sought(), trial.protocol.level)
+
+
+def _size(effect: float) -> str:
+    """A ratio minus one in words; of a wild one the factor."""
+    return f"{effect:.2%}" if effect < 10 else f"a factor of {effect:.3g}"

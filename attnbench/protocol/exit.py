@@ -1,9 +1,10 @@
-"""The exit code of a whole run, from the verdicts on its candidates.
+"""The exit code of a whole run, from the verdicts on its candidates, and that of a claim.
 
 Controls never count, and of the baseline pair only a quality KILL does, because every ratio of the
 run is to that arm. A quality KILL is 10 everywhere. A SLOWER candidate is an answer, not a failure,
 unless the run says how slow is allowed; then it is 10 when even the favourable end of its interval
-is slower than that. VOID of any kind is 12, INCONCLUSIVE 11.
+is slower than that. VOID of any kind is 12, INCONCLUSIVE 11; a claim that the evidence is not about
+is as open as before.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from msgspec import UNSET
 
 from attnbench.errors import Exit
 from attnbench.protocol.cell import Role
+from attnbench.protocol.claim import Outcome
 from attnbench.protocol.result import ArmResult
 from attnbench.protocol.verdict import Verdict
 
@@ -24,6 +26,19 @@ GRAVEST_FIRST = (
     Exit.INCONCLUSIVE,
     Exit.DONE,
 )
+
+OF_CLAIM = {
+    Outcome.SUPPORTED: Exit.DONE,
+    Outcome.FALSIFIED: Exit.FALSIFIED,
+    Outcome.INCONCLUSIVE: Exit.INCONCLUSIVE,
+    Outcome.UNTESTABLE: Exit.INCONCLUSIVE,
+    Outcome.VOID: Exit.VOID,
+}
+
+
+def claims_exit(outcomes: Iterable[Outcome]) -> Exit:
+    """The gravest code of several claims; `DONE` only where every one is supported."""
+    return gravest(OF_CLAIM[outcome] for outcome in outcomes)
 
 
 def run_exit(results: Sequence[ArmResult], *, slower_allowed: float | None = None) -> Exit:

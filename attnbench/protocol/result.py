@@ -41,6 +41,16 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     ms: float
 
 
+class NextPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of this cell, its seconds, and the half-width of the log ratio that it should reach."""
+
+    sessions: int
+    groups: int
+    blocks_per_group: int
+    seconds: float
+    half_width: float
+
+
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     """What a latency verdict rests on beside its ratio; fields as in `verdict.LatencyVerdict`."""
 
@@ -57,6 +67,9 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     aa_robust: Interval | UnsetType = UNSET
     position_effect: Interval | UnsetType = UNSET
     carry_over: Interval | UnsetType = UNSET
+    cycles: float | UnsetType = UNSET
+    cycles_ratio: Interval | UnsetType = UNSET
+    next_plan: NextPlan | UnsetType = UNSET
     session_sd: float | UnsetType = UNSET
     group_sd: float | UnsetType = UNSET
     block_sd: float | UnsetType = UNSET
@@ -74,7 +87,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     source_sha256: str
     baseline: str
     verdict: Verdicts
-    protocol: dict[str, int | float | str]
+    protocol: dict[str, int | float | str | tuple[int, ...]]
     environment: dict[str, str | int | float]
     latency_ms: dict[str, float] | UnsetType = UNSET
     ratio: Interval | UnsetType = UNSET

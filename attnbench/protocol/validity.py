@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import msgspec
 
 from attnbench.protocol.blocks import SessionBlocks, step_us
+from attnbench.protocol.ceiling import above_ceiling
 from attnbench.protocol.cell import SessionSamples, Visit
+from attnbench.protocol.timers import timers_disagree
 from attnbench.protocol.verdict import Finding, Reason, Verdict
 from attnbench.stats.warmup import warmed_up
 
@@ -17,9 +20,6 @@ MOST_DROPPED = 0.1  # of all blocks
 # NVML's reasons for a clock below what was asked: software power cap, hardware slowdown, software
 # and hardware thermal slowdown, power brake. Idle, application clocks and sync boost are none.
 THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
-# Between the host's clock around a visit and the sum of its steps: launch, one wait, and slack.
-LAUNCH_BUDGET_US = 300.0
-LAUNCH_BUDGET_SHARE = 0.01
 BANDWIDTH_ERROR = 0.02  # of the measured read bandwidth
 
 
@@ -32,12 +32,21 @@ class ByteFloor(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Case:
-    """What is checked: the sessions, the arms compared, and their blocks by session."""
+    """What is checked: the sessions, the arms compared, and their blocks by session.
+
+    `ceiling` is the zero-cost arm where it bounds the arm in question (`ceiling.ceiling_for`).
+    """
 
     sessions: Sequence[SessionSamples]
-    arms: tuple[str, ...]  # the arm in question first
+    arms: tuple[str, ...]  # the arm in question first, then the baseline
     blocks: Sequence[SessionBlocks]
     floor: ByteFloor | None
+    ceiling: str | None = None
+
+    @property
+    def baseline(self) -> str:
+        """The arm that the others are compared with."""
+        return self.arms[1]
 
 
 def void(case: Case) -> Finding | None:
@@ -101,22 +110,47 @@ def _not_warm(case: Case) -> str:
     return ""
 
 
-def _timers_disagree(case: Case) -> str:
-    """By the median over visits: one late wake-up of the host is no disagreement."""
+def _allocator_retry(case: Case) -> str:
     for session in case.sessions:
-        for arm in case.arms:
-            visits = [visit for visit in session.visits if visit.arm == arm]
-            excess = statistics.median(_unaccounted_us(visit) for visit in visits)
-            if excess > 0:
-                return (
-                    f"host and device timed {arm} {excess:.0f} µs apart, beyond the launch budget"
-                )
+        for visit in session.visits:
+            retries = _retries(visit) if visit.arm in case.arms else 0
+            if retries:
+                return f"{retries} in a visit of {visit.arm} in session {session.session}"
     return ""
 
 
-def _unaccounted_us(visit: Visit) -> float:
-    apart = abs(visit.wall_us - sum(visit.steps_us))
-    return apart - LAUNCH_BUDGET_US - LAUNCH_BUDGET_SHARE * visit.wall_us
+def _retries(visit: Visit) -> int:
+    """How often the allocator freed what it had cached and began again; 0 where it does not say."""
+    if not {"before_alloc_retries", "alloc_retries"} <= visit.gpu.keys():
+        return 0
+    return max(0, int(visit.gpu["alloc_retries"]) - int(visit.gpu["before_alloc_retries"]))
+
+
+def _kernel_list(case: Case) -> str:
+    """One arm's kernels in two sessions, where both are known: another list is another method."""
+    for arm in case.arms:
+        known = [(s.session, names) for s in case.sessions if (names := s.kernels.get(arm))]
+        for session, names in known[1:]:
+            if names != known[0][1]:
+                apart = _first_apart(known[0][1], names)
+                return f"{arm} launched other kernels in session {session} than before: {apart}"
+    return ""
+
+
+def _first_apart(before: Sequence[str], after: Sequence[str]) -> str:
+    pairs = zip_longest(before, after, fillvalue="nothing")
+    return next(f"{new} for {old}" for old, new in pairs if old != new)
+
+
+def _timers_disagree(case: Case) -> str:
+    found = (timers_disagree(session, case.arms, case.baseline) for session in case.sessions)
+    return next(filter(None, found), "")
+
+
+def _above_amdahl(case: Case) -> str:
+    if case.ceiling is None:
+        return ""
+    return above_ceiling(case.sessions, case.arms[0], case.ceiling)
 
 
 def _below_floor(case: Case) -> str:
@@ -158,6 +192,9 @@ CHECKS: tuple[tuple[Reason, Callable[[Case], str]], ...] = (
     (Reason.CLOCK_UNSTEADY, _clock_unsteady),
     (Reason.BLOCKS_MISSING, _blocks_missing),
     (Reason.NOT_WARM, _not_warm),
+    (Reason.ALLOCATOR_RETRY, _allocator_retry),
+    (Reason.KERNEL_LIST, _kernel_list),
     (Reason.TIMERS_DISAGREE, _timers_disagree),
     (Reason.BELOW_FLOOR, _below_floor),
+    (Reason.ABOVE_AMDAHL, _above_amdahl),
 )

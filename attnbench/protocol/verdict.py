@@ -7,7 +7,7 @@ from enum import StrEnum
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from attnbench.protocol.result import Interval
+from attnbench.protocol.result import Interval, NextPlan
 
 
 class Verdict(StrEnum):
@@ -39,7 +39,23 @@ class Reason(StrEnum):
     NOT_WARM = "not-warm"
     TIMERS_DISAGREE = "timers-disagree"
     BELOW_FLOOR = "below-floor"
+    ALLOCATOR_RETRY = "allocator-retry"
+    KERNEL_LIST = "kernel-list"
+    ABOVE_AMDAHL = "above-amdahl"
     PROBE_DOUBTFUL = "probe-doubtful"
+    WRONG_OUTPUT = "wrong-output"
+    OUTPUT_TYPE = "output-type"
+    INPUTS_CHANGED = "inputs-changed"
+    CACHE_CHANGED = "cache-changed"
+    WEIGHTS_CHANGED = "weights-changed"
+    GLOBAL_STATE = "global-state"
+    PATCHED = "patched"
+    LEFT_RUNNING = "left-running"
+    CONTEXT_SKIPPED = "context-skipped"
+    FALSE_WITNESS = "false-witness"
+    CACHED = "cached"
+    PRECISION = "precision"
+    HUNG = "hung"
     AA_CONTROL = "aa-control"
 
 
@@ -60,6 +76,22 @@ NEXT_STEP = {
     Reason.NOT_WARM: "raise the warm-up steps or quiet the machine, and measure again",
     Reason.TIMERS_DISAGREE: "look for work outside the timed stream, then measure again",
     Reason.BELOW_FLOOR: "look for work that was skipped or bytes that were wrongly declared",
+    Reason.ALLOCATOR_RETRY: "free memory or take a smaller cell: the allocator ran out and retried",
+    Reason.KERNEL_LIST: "pin what picks kernels anew in each process, then measure again",
+    Reason.ABOVE_AMDAHL: "look for work outside attention that was skipped or moved elsewhere",
+    Reason.WRONG_OUTPUT: "find the steps that compute something else, or mend the reference",
+    Reason.OUTPUT_TYPE: "return a fresh, plain, contiguous tensor from every step",
+    Reason.INPUTS_CHANGED: "work on a copy: a step may write row N of the cache and nothing else",
+    Reason.CACHE_CHANGED: "write row N alone in a step, and zero it in reset",
+    Reason.WEIGHTS_CHANGED: "leave the model's weights alone",
+    Reason.GLOBAL_STATE: "restore what a step changes of the process before it returns",
+    Reason.PATCHED: "leave other people's functions alone",
+    Reason.LEFT_RUNNING: "join threads and streams before a step returns",
+    Reason.CONTEXT_SKIPPED: "attend to every token, or declare the method approximate",
+    Reason.FALSE_WITNESS: "count what is attended to, and say so in witness()",
+    Reason.CACHED: "compute every step from its own input",
+    Reason.PRECISION: "declare the method approximate: it rounds more than its dtype does",
+    Reason.HUNG: "find what it waits for; a smaller cell tells whether it is only slow",
     Reason.PROBE_DOUBTFUL: "see why memory reads so slowly here, then measure again",
     Reason.AA_CONTROL: "quiet the machine or measure more sessions: this run cannot tell A from A′",
 }
@@ -78,8 +110,11 @@ class LatencyVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
     Ratios are baseline time over arm time: above 1 is faster. `aa` is the same of A over A′.
     `position_effect` is a visit's time in the last position over the first, `carry_over` that of
-    visits right after this arm over the others. `p_value` is two-sided, against the claim and every
-    exact arm; `equivalence_p` is against "outside the margin"; each is the worse of two centres.
+    visits right after this arm over the others. `cycles` are SM clock cycles a step, `cycles_ratio`
+    the baseline's over the arm's; they decide nothing. `next_plan` is the cheapest run that would
+    know the ratio to half of the observed effect, or of the margin where that is greater.
+    `p_value` is two-sided, against the claim and every exact arm; `equivalence_p` is against
+    "outside the margin"; each is the worse of two centres.
     """
 
     arm: str
@@ -102,6 +137,9 @@ class LatencyVerdict(msgspec.Struct, frozen=True, kw_only=True):
     aa_robust: Interval | UnsetType = UNSET
     position_effect: Interval | UnsetType = UNSET
     carry_over: Interval | UnsetType = UNSET
+    cycles: float | UnsetType = UNSET
+    cycles_ratio: Interval | UnsetType = UNSET
+    next_plan: NextPlan | UnsetType = UNSET
     spread: Spread | UnsetType = UNSET
     not_beaten: tuple[str, ...] = ()
 

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from scipy import optimize, special
 
+from attnbench.stats.ratio import GREATEST_LOG
 from attnbench.stats.student import p_above, p_below, t_quantile
 
 POWER = 0.8
@@ -27,7 +28,12 @@ def tost(log_ratios: Sequence[float], margin: float) -> float:
 
 def smallest_effect(sd: float, sessions: int, level: float, power: float = POWER) -> float:
     """The effect that a two-sided t test at `level` finds with `power`; `sd` is of log ratios."""
-    return math.expm1(_noncentrality(sessions - 1, level, power) * sd / math.sqrt(sessions))
+    return as_effect(_noncentrality(sessions - 1, level, power) * sd / math.sqrt(sessions))
+
+
+def as_effect(log_ratio: float) -> float:
+    """expm1, kept finite where sessions disagree beyond any float."""
+    return math.expm1(min(log_ratio, GREATEST_LOG))
 
 
 def sessions_needed(sd: float, effect: float, level: float, power: float = POWER) -> int | None:
@@ -51,4 +57,15 @@ def _noncentrality(degrees: int, level: float, power: float) -> float:
     def excess(noncentrality: float) -> float:
         return 1 - power - float(special.nctdtr(degrees, noncentrality, critical))
 
-    return float(optimize.brentq(excess, 0.0, 10 * critical + 10))
+    return float(optimize.brentq(excess, 0.0, _more_than_enough(degrees, critical, power)))
+
+
+def _more_than_enough(degrees: int, critical: float, power: float) -> float:
+    """A noncentrality that has the power for certain, and not much more.
+
+    t falls below `critical` only where its numerator or its denominator is unlucky; each may be in
+    half of the runs that miss. Far beyond that the distribution's value is no number.
+    """
+    lucky = (1 + power) / 2
+    denominator = math.sqrt(float(special.chdtri(degrees, 1 - lucky)) / degrees)
+    return critical * denominator + float(special.ndtri(lucky))

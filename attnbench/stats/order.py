@@ -34,21 +34,34 @@ def order_effects(visits: Sequence[PlacedVisit], arm: str) -> OrderEffects | Non
     None where the orders that ran cannot tell these apart.
     """
     place = np.array([visit.position for visit in visits], dtype=np.float64)
-    design = np.column_stack(
-        [
-            place / max(1.0, place.max()),
-            np.array([visit.follows == arm for visit in visits], dtype=np.float64),
-            _indicators([visit.arm for visit in visits]),
-            _indicators([visit.block for visit in visits])[:, 1:],
-        ]
-    )
-    times = np.array([visit.log_time for visit in visits])
+    follows = np.array([visit.follows == arm for visit in visits], dtype=np.float64)
+    arms = _codes([visit.arm for visit in visits])
+    blocks = _codes([visit.block for visit in visits])
+    columns = [
+        place / max(1.0, place.max()),
+        follows,
+        *(arms == code for code in range(1, arms.max() + 1)),
+        np.array([visit.log_time for visit in visits]),
+    ]
+    within = _within_blocks(np.column_stack(columns), blocks)
+    design, times = within[:, :-1], within[:, -1]
     coefficients, _, rank, _ = np.linalg.lstsq(design, times, rcond=None)
     if rank < design.shape[1]:
         return None
     return OrderEffects(position=float(coefficients[0]), carry_over=float(coefficients[1]))
 
 
-def _indicators(labels: Sequence[str] | Sequence[int]) -> NDArray[np.float64]:
-    distinct = sorted(set(labels))  # type: ignore[type-var]
-    return np.array([[label == one for one in distinct] for label in labels], dtype=np.float64)
+def _within_blocks(columns: NDArray[np.float64], blocks: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Each value less its block's mean, which fits a level of its own to every block.
+
+    Frisch and Waugh 1933: the other coefficients are those of the regression with the blocks in it.
+    """
+    sums = np.zeros((blocks.max() + 1, columns.shape[1]))
+    np.add.at(sums, blocks, columns)
+    return columns - (sums / np.bincount(blocks)[:, None])[blocks]
+
+
+def _codes(labels: Sequence[str] | Sequence[int]) -> NDArray[np.intp]:
+    """Each label's number among the distinct ones."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return np.array([numbers[label] for label in labels], dtype=np.intp)

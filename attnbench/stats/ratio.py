@@ -13,6 +13,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+GREATEST_LOG = math.log(sys.float_info.max)
+LEAST_LOG = -GREATEST_LOG
+
 
 @dataclass(frozen=True)
 class SessionRatio:
@@ -35,5 +38,5 @@ def session_ratio(groups: Sequence[Sequence[float]]) -> SessionRatio:
 
 
 def as_ratio(log_ratio: float) -> float:
-    """exp, kept finite: two sessions that disagree wildly have a limit beyond any float."""
-    return math.exp(min(log_ratio, math.log(sys.float_info.max)))
+    """exp, kept finite and above 0: sessions that disagree wildly have limits beyond any float."""
+    return math.exp(max(LEAST_LOG, min(log_ratio, GREATEST_LOG)))

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
+from itertools import pairwise
+from statistics import median
 
 FEWEST_STEPS = 16  # below this the last half has no slope worth the name
 FLAT_WITHIN = 0.05  # of the median, over the last half; blocks cancel what remains
 NOISE_MULTIPLE = 4.0  # standard errors; generous, since steps are not independent
+RESOLUTION_US = 1e-3  # no clock here resolves less; a step of no time has a logarithm all the same
 LEAST_SHARE = 0.15  # of the whole change, in each third of the way: else it is a jump
 
 
@@ -26,21 +26,33 @@ def warmed_up(warmup_us: Sequence[float]) -> bool:
     """
     if len(warmup_us) < FEWEST_STEPS:
         return False
-    last_half = np.log(np.asarray(warmup_us, dtype=np.float64)[len(warmup_us) // 2 :])
-    quarters = np.array_split(last_half, 4)
-    levels = np.array([np.median(quarter) for quarter in quarters])
-    change = float(levels[-1] - levels[0])
+    quarters = _quarters(
+        [math.log(max(step, RESOLUTION_US)) for step in warmup_us[len(warmup_us) // 2 :]]
+    )
+    levels = [median(quarter) for quarter in quarters]
+    change = levels[-1] - levels[0]
     noise = _level_error(quarters, levels)
     return abs(change) <= max(FLAT_WITHIN, NOISE_MULTIPLE * noise) or not _steady(levels, change)
 
 
-def _level_error(quarters: Sequence[NDArray[np.float64]], levels: NDArray[np.float64]) -> float:
+def _quarters(values: Sequence[float]) -> list[Sequence[float]]:
+    """Four parts in order, as equal as can be, the longer ones first."""
+    least, longer = divmod(len(values), 4)
+    starts = [least * part + min(part, longer) for part in range(5)]
+    return [values[start:end] for start, end in pairwise(starts)]
+
+
+def _level_error(quarters: Sequence[Sequence[float]], levels: Sequence[float]) -> float:
     """Standard error of the difference of two quarters' medians, from the scatter within."""
-    residuals = np.concatenate([q - level for q, level in zip(quarters, levels, strict=True)])
-    sd = 1.4826 * float(np.median(np.abs(residuals)))
+    residuals = [
+        abs(value - level)
+        for quarter, level in zip(quarters, levels, strict=True)
+        for value in quarter
+    ]
+    sd = 1.4826 * median(residuals)
     error_of_median = 1.2533 * sd / math.sqrt(len(quarters[0]))
     return math.sqrt(2) * error_of_median
 
 
-def _steady(levels: NDArray[np.float64], change: float) -> bool:
-    return bool(np.all(np.diff(levels) / change >= LEAST_SHARE))
+def _steady(levels: Sequence[float], change: float) -> bool:
+    return all((after - before) / change >= LEAST_SHARE for before, after in pairwise(levels))

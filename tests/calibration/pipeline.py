@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import numpy as np
 from scipy import stats
@@ -11,11 +12,12 @@ from attnbench.protocol.cell import SessionSamples
 from attnbench.protocol.decide import latency_verdict
 from attnbench.protocol.presets import CANONICAL, Protocol
 from attnbench.protocol.result import Interval
-from attnbench.protocol.schedule import schedule
+from attnbench.protocol.schedule import Schedule, schedule
 from attnbench.protocol.verdict import LatencyVerdict, Verdict
 from tests.calibration.simulated_gpu import SimulatedArm, SimulatedGpu
 
 STEPS = 5  # a visit; more would only lower the noise of steps
+PLANS = 64  # schedules, each of which serves many runs, since making them takes longer than a run
 SAID_DIFFERENT = (Verdict.FASTER, Verdict.SLOWER)
 
 
@@ -24,14 +26,25 @@ def experiment(
 ) -> list[SessionSamples]:
     """The samples of one run of A, A' (1000 µs) and a candidate."""
     arms = {"a": SimulatedArm(), "a2": SimulatedArm(), "c": candidate}
-    plan = schedule(
-        tuple(arms),
-        sessions=protocol.sessions,
-        blocks=protocol.blocks,
-        groups=protocol.groups,
-        seed=seed,
-    )
+    plan = _plan(protocol.sessions, protocol.blocks, protocol.groups, seed % PLANS)
     return gpu.run(plan, arms, STEPS, seed)
+
+
+@cache
+def _plan(sessions: int, blocks: int, groups: int, seed: int) -> Schedule:
+    return schedule(("a", "a2", "c"), sessions=sessions, blocks=blocks, groups=groups, seed=seed)
+
+
+def judged(sessions: Sequence[SessionSamples], protocol: Protocol) -> LatencyVerdict:
+    """The verdict on the candidate."""
+    return latency_verdict(
+        sessions,
+        "c",
+        baseline="a",
+        baseline_again="a2",
+        protocol=protocol,
+        exact_arms=("a",),
+    )
 
 
 def verdicts(
@@ -41,17 +54,7 @@ def verdicts(
     protocol: Protocol = CANONICAL,
 ) -> list[LatencyVerdict]:
     """The verdict on the candidate in each of `count` runs, seeds 0 to count - 1."""
-    return [
-        latency_verdict(
-            experiment(gpu, candidate, seed, protocol),
-            "c",
-            baseline="a",
-            baseline_again="a2",
-            protocol=protocol,
-            exact_arms=("a",),
-        )
-        for seed in range(count)
-    ]
+    return [judged(experiment(gpu, candidate, seed, protocol), protocol) for seed in range(count)]
 
 
 def share(found: Sequence[LatencyVerdict], holds: Callable[[LatencyVerdict], bool]) -> float:

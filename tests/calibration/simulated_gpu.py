@@ -23,14 +23,15 @@ WARMUP_STEPS = 50
 class SimulatedArm:
     """`step_us` is its undisturbed time.
 
-    It is `slow_by` slower in `slow_share` of its captures, and each process draws one of
-    `session_speeds`.
+    It is `slow_by` slower in `slow_share` of its captures, each process draws one of
+    `session_speeds`, and on top of its placement it varies from process to process by `session_sd`.
     """
 
     step_us: float = 1000.0
     slow_share: float = 0.0
     slow_by: float = 0.0
     session_speeds: tuple[float, ...] = (0.0,)
+    session_sd: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SimulatedGpu:
 
     step_sd: float = 0.01  # each step
     session_sd: float = 0.01  # each process, common to its arms
+    session_speeds: tuple[float, ...] = (0.0,)  # each process draws one, common to its arms
     placement_sd: float = 0.001  # each arm in each process
     capture_sd: float = 0.001  # each arm in each group
     drift: float = 0.01  # from the first visit of a session to its last, common
@@ -98,7 +100,8 @@ class SimulatedGpu:
         kinds = list(arms.values())
         typical = np.log([kind.step_us for kind in kinds])
         speeds = np.array([rng.choice(kind.session_speeds) for kind in kinds])
-        placement = rng.normal(0, self.placement_sd, len(kinds))
+        own_sd = np.hypot(self.placement_sd, [kind.session_sd for kind in kinds])
+        placement = rng.normal(0, own_sd)
         capture = rng.normal(0, self.capture_sd, (groups, len(kinds)))
         slow = rng.random((groups, len(kinds))) < [kind.slow_share for kind in kinds]
         return typical + speeds + placement + capture + slow * [kind.slow_by for kind in kinds]
@@ -108,7 +111,8 @@ class SimulatedGpu:
         switches = np.cumsum(rng.random(visits) < self.switch_share)
         slow = (switches + rng.integers(2)) % 2
         drift = self.drift * np.linspace(0, 1, visits)
-        return rng.normal(0, self.session_sd) + drift + self.second_speed * slow
+        session = rng.normal(0, self.session_sd) + rng.choice(self.session_speeds)
+        return session + drift + self.second_speed * slow
 
     def _of_steps(self, shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
         spikes = self.spike * (rng.random(shape) < self.spike_share)

@@ -8,6 +8,7 @@ import pytest
 from attnbench.protocol.decide import adjusted
 from attnbench.protocol.presets import CANONICAL
 from attnbench.protocol.verdict import NEXT_STEP, LatencyVerdict, Reason, Verdict
+from attnbench.stats.variance import Costs
 from tests.calibration.simulated_gpu import SimulatedArm, SimulatedGpu
 from tests.protocol.samples import decided, sessions_of, slowed, with_visits
 
@@ -209,6 +210,51 @@ def test_a_verdict_becomes_plain_json_without_nan_or_infinity():
         assert again == found
         numbers = [v for v in plain.values() if isinstance(v, float)]
         assert all(math.isfinite(number) for number in numbers)
+
+
+def by_session(sessions, factors, arms=("c",), groups=range(4)):
+    """The sessions with these arms slower or faster by a factor of their own in each."""
+    return with_visits(
+        sessions,
+        lambda s, v: slowed(v, factors[s]) if v.arm in arms and v.group in groups else v,
+    )
+
+
+def numbers_of(plain):
+    for value in plain.values():
+        if isinstance(value, dict):
+            yield from numbers_of(value)
+        elif isinstance(value, float):
+            yield value
+
+
+@said("factor", [10.0, 1e6, 1e30, 1e150])
+@said("count", [2, 3])
+def test_sessions_that_disagree_wildly_decide_nothing_and_have_finite_figures(factor, count):
+    wild = by_session(sessions_of({"c": 1000.0}, count), (factor, 1 / factor, 1.0))
+    found = decided(wild, costs=Costs(session_s=1.0, group_s=1.0, block_s=1.0))
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.reason is (Reason.NOT_RESOLVED if count == 3 else Reason.TOO_FEW_SESSIONS)
+    numbers = list(numbers_of(msgspec.to_builtins(found)))
+    assert len(numbers) > 20
+    assert all(math.isfinite(number) for number in numbers)
+    assert all(r.low > 0 for r in (found.ratio, found.robust_ratio))
+    assert len(found.next_step) < 200
+    assert "inf" not in found.next_step
+
+
+def test_a_wild_group_in_each_session_is_a_heavy_tail_with_finite_figures():
+    wild = by_session(sessions_of({"c": 1000.0}), (1e100, 1e100, 1e100), groups=(0,))
+    found = decided(wild)
+    assert (found.verdict, found.reason) == (Verdict.INCONCLUSIVE, Reason.HEAVY_TAIL)
+    assert all(math.isfinite(number) for number in numbers_of(msgspec.to_builtins(found)))
+
+
+def test_a_wild_twin_leaves_nothing_said_of_anybody_with_finite_figures():
+    wild = by_session(sessions_of({"c": 500.0}), (1e9, 1e-9, 1.0), arms=("a2",))
+    found = decided(wild)
+    assert (found.verdict, found.reason) == (Verdict.VOID, Reason.AA_CONTROL)
+    assert all(math.isfinite(number) for number in numbers_of(msgspec.to_builtins(found)))
 
 
 def test_a_verdict_is_a_pure_function_of_the_samples():

@@ -3,46 +3,9 @@
 import pytest
 
 from attnbench.errors import Exit
-from attnbench.protocol.cell import Cell, Mode, Role, Scope
+from attnbench.protocol.cell import Role
 from attnbench.protocol.exit import gravest, run_exit
-from attnbench.protocol.result import ArmResult, Interval, Verdicts
-
-CELL = Cell(
-    model="embedded",
-    context=512,
-    batch=1,
-    dtype="float32",
-    scope=Scope.STEP,
-    mode=Mode.EAGER,
-    device="cpu",
-)
-
-
-def result(
-    latency="FASTER", quality="PASS", memory="EQUIVALENT", role=Role.CANDIDATE, speed_up=1.0
-):
-    return ArmResult(
-        run="r",
-        cell=CELL,
-        arm="c",
-        method="c",
-        family="approximate",
-        role=role,
-        source_sha256="",
-        baseline="a",
-        verdict=Verdicts(
-            latency=latency,
-            latency_reason="",
-            quality=quality,
-            quality_reason="",
-            memory=memory,
-            memory_reason="",
-            next_step="",
-        ),
-        protocol={},
-        environment={},
-        ratio=Interval(estimate=speed_up, low=speed_up - 0.01, high=speed_up + 0.01, level=0.95),
-    )
+from tests.protocol.results import result
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,70 @@ def test_an_arm_without_warm_up_voids(sessions):
     assert_void(decided(disturbed), Reason.NOT_WARM)
 
 
+@pytest.mark.parametrize("arm", ["c", "a", "a2"])
+def test_an_allocator_that_starts_over_in_a_visit_voids(sessions, arm):
+    old = with_visits(sessions, lambda _, v: with_gpu(v, before_alloc_retries=2, alloc_retries=2))
+    assert decided(old).verdict is Verdict.FASTER
+    found = decided(with_one(old, lambda v: with_gpu(v, alloc_retries=3), arm))
+    assert_void(found, Reason.ALLOCATOR_RETRY)
+    assert f"1 in a visit of {arm}" in found.next_step
+
+
+@pytest.mark.parametrize("known", [{"alloc_retries": 7}, {"before_alloc_retries": 7}])
+def test_retries_of_which_only_one_reading_is_known_void_nothing(sessions, known):
+    assert decided(with_one(sessions, lambda v: with_gpu(v, **known))).verdict is Verdict.FASTER
+
+
+def test_a_count_of_retries_that_somebody_set_back_voids_nothing(sessions):
+    reset = with_one(sessions, lambda v: with_gpu(v, before_alloc_retries=7, alloc_retries=0))
+    assert decided(reset).verdict is Verdict.FASTER
+
+
+def test_a_retry_between_visits_or_of_an_arm_not_compared_voids_nothing(sessions):
+    between = with_visits(
+        sessions,
+        lambda _, v: with_gpu(v, before_alloc_retries=v.block, alloc_retries=v.block),
+    )
+    assert decided(between).verdict is Verdict.FASTER
+    other = with_one(between, lambda v: with_gpu(v, alloc_retries=99), arm="d")
+    assert decided(other).verdict is Verdict.FASTER
+
+
+def with_kernels(sessions, *by_session):
+    return [
+        msgspec.structs.replace(session, kernels=kernels)
+        for session, kernels in zip(sessions, by_session, strict=True)
+    ]
+
+
+LISTS = {arm: ("append", f"decode of {arm}") for arm in ("a", "a2", "c", "d")}
+
+
+@pytest.mark.parametrize("arm", ["c", "a", "a2"])
+@pytest.mark.parametrize(
+    "other",
+    [("append", "another"), ("append",), ("append", "decode", "merge"), ("decode", "append")],
+)
+def test_a_kernel_list_that_differs_between_sessions_voids(sessions, arm, other):
+    found = decided(with_kernels(sessions, LISTS, LISTS, LISTS | {arm: other}))
+    assert_void(found, Reason.KERNEL_LIST)
+    assert f"{arm} launched other kernels in session 2" in found.next_step
+
+
+def test_kernel_lists_that_stay_or_are_unknown_or_not_compared_void_nothing(sessions):
+    assert decided(with_kernels(sessions, LISTS, LISTS, LISTS)).verdict is Verdict.FASTER
+    unknown = with_kernels(sessions, LISTS, {}, LISTS | {"c": ()})
+    assert decided(unknown).verdict is Verdict.FASTER
+    elsewhere = with_kernels(sessions, LISTS, LISTS, LISTS | {"d": ("another",)})
+    assert decided(elsewhere).verdict is Verdict.FASTER
+
+
+def test_lists_known_in_two_sessions_of_three_are_compared(sessions):
+    found = decided(with_kernels(sessions, {}, LISTS, LISTS | {"c": ("another",)}))
+    assert_void(found, Reason.KERNEL_LIST)
+    assert "another for append" in found.next_step
+
+
 @pytest.mark.parametrize("share", [0.5, 2.0])
 def test_host_and_device_clocks_that_disagree_in_every_visit_void(sessions, share):
     disturbed = with_visits(

@@ -65,3 +65,17 @@ def test_at_the_margin_itself_equivalence_is_found_in_at_most_one_run_of_twenty(
     runs = rng.normal(math.log(1.01), 0.001, (4000, 3))
     rate = np.mean([tost(list(run), 0.01) <= 0.05 for run in runs])
     assert rate == pytest.approx(0.05, abs=0.011)
+
+
+@pytest.mark.parametrize("degrees", [2, 3, 7, 29, 999])
+@pytest.mark.parametrize("level", [0.9, 0.95, 0.988, 0.9971, 0.9999])
+def test_the_smallest_effect_exists_at_every_level_of_a_look_and_has_its_power(degrees, level):
+    sd = 0.01
+    effect = smallest_effect(sd, degrees + 1, level)
+    noncentrality = math.log1p(effect) / sd * math.sqrt(degrees + 1)
+    critical = stats.t.ppf((1 + level) / 2, degrees)
+    assert stats.nct.sf(critical, degrees, noncentrality) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_the_smallest_effect_of_a_wild_spread_is_finite():
+    assert math.isfinite(smallest_effect(1e6, 3, 0.95))

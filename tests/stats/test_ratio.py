@@ -30,7 +30,8 @@ def test_a_session_without_a_block_has_no_ratio():
         session_ratio([[], []])
 
 
-def test_a_ratio_is_finite_however_wide_its_interval():
+def test_a_ratio_is_finite_and_has_a_logarithm_however_wide_its_interval():
     assert as_ratio(math.log(1.25)) == pytest.approx(1.25)
     assert as_ratio(1e6) == pytest.approx(sys.float_info.max)
-    assert as_ratio(-1e6) == 0.0
+    assert 0.0 < as_ratio(-1e6) < 1e-300
+    assert math.isfinite(1 / as_ratio(-1e6))

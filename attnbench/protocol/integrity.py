@@ -1,0 +1,161 @@
+"""Whether an arm computed what it says, in the steps that were timed: what a cheat cannot show.
+
+The worker measures, this file judges. A step is right when its output lies within the rounding of
+the dtype of the method's own definition; whether the method is *good* is what quality gates ask.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from attnbench.protocol.verdict import Finding, Reason, Verdict
+
+# Relative L2 of the worst head. float32: room for any order of summation and for fast exponentials
+# (1e-6 is usual), but not for TF32 or float16 inside, which are wrong by 2e-4 and more. 16-bit
+# types: eight unit roundoffs, for an output, weights and (in eager attention) scores that are each
+# rounded to the type.
+ERROR_BOUND = {"float32": 5e-5, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8}
+# Over all heads together an exact arm errs less: half of that.
+EXACT_SHARE = 0.5
+SHARE_TOLERANCE = 0.02  # of tokens: witness against count
+STANDARD_ERRORS = 4.0
+REPLAY_RATIO = 0.7  # of the time on fresh inputs; honest arms stay near 1
+
+
+class StepCheck(msgspec.Struct, frozen=True, kw_only=True):
+    """The last timed step of one visit, in one layer, against the method's definition.
+
+    Relative L2 distances: `error` of all heads together, `worst_head` of the worst one.
+    """
+
+    visit: int
+    layer: int
+    error: float
+    worst_head: float
+
+
+class Influence(msgspec.Struct, frozen=True, kw_only=True):
+    """How many of `planted` tokens, at secret places, changed the output; all scores being alike.
+
+    `counted` is their share over all layers, sequences and KV heads, the newest token included as
+    attended to; `least` that of the layer with fewest; `declared` the share of tokens that the
+    method's witness says it attended to.
+    """
+
+    planted: int
+    counted: float
+    least: float
+    declared: float
+
+
+class Replay(msgspec.Struct, frozen=True, kw_only=True):
+    """Microseconds of attention steps, each on a new input, and all on one and the same."""
+
+    fresh_us: tuple[float, ...]
+    held_us: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Conduct:
+    """What was seen of one arm in all sessions of a cell."""
+
+    dtype: str
+    exact: bool
+    checks: Sequence[Sequence[StepCheck]]  # by session
+    influence: Sequence[Influence]
+    replays: Sequence[Replay]
+    read_bytes: int
+    exact_bytes: int  # that an exact arm of this cell reads
+
+
+def misconduct(conduct: Conduct) -> Finding | None:
+    """The first thing that an honest arm would not do; None where there is nothing."""
+    return next(_findings(conduct), None)
+
+
+def _findings(conduct: Conduct) -> Iterator[Finding]:
+    for reason, check in (
+        (Reason.WRONG_OUTPUT, _wrong_output),
+        (Reason.CONTEXT_SKIPPED, _context_skipped),
+        (Reason.FALSE_WITNESS, _false_witness),
+        (Reason.CACHED, _cached),
+        (Reason.PRECISION, _precision),
+    ):
+        detail = check(conduct)
+        if detail:
+            yield Finding(Verdict.VOID, reason, detail)
+
+
+def _wrong_output(conduct: Conduct) -> str:
+    bound = ERROR_BOUND[conduct.dtype]
+    checks = [check for session in conduct.checks for check in session]
+    wrong = [check for check in checks if not check.worst_head <= bound]  # so that NaN is wrong
+    if not wrong:
+        return ""
+    worst = max(wrong, key=lambda check: (check.worst_head != check.worst_head, check.worst_head))
+    return (
+        f"{len(wrong)} of {len(checks)} timed steps differ from the method's own definition, by "
+        f"{worst.worst_head:.2g} at worst (layer {worst.layer}); {bound:.2g} is allowed"
+    )
+
+
+def _context_skipped(conduct: Conduct) -> str:
+    """An exact method must let every token count, in every layer."""
+    least = min((seen.least for seen in conduct.influence), default=1.0)
+    if not conduct.exact or least == 1.0:
+        return ""
+    return f"in one layer only {least:.1%} of the tokens have any influence on the output"
+
+
+def _false_witness(conduct: Conduct) -> str:
+    for seen in conduct.influence:
+        error = STANDARD_ERRORS * (seen.declared * (1 - seen.declared) / seen.planted) ** 0.5
+        if abs(seen.counted - seen.declared) > SHARE_TOLERANCE + error:
+            return (
+                f"its witness says that {seen.declared:.1%} of the tokens are attended to, but "
+                f"{seen.counted:.1%} have influence"
+            )
+    return ""
+
+
+def _cached(conduct: Conduct) -> str:
+    """In every session, since one may be disturbed."""
+    ratios = [
+        statistics.median(seen.held_us) / statistics.median(seen.fresh_us)
+        for seen in conduct.replays
+    ]
+    if not ratios or max(ratios) >= REPLAY_RATIO:
+        return ""
+    return (
+        f"attention to a repeated input takes {max(ratios):.0%} of the time of a fresh one: "
+        "results are kept from earlier steps"
+    )
+
+
+def _precision(conduct: Conduct) -> str:
+    """What rounds more than the dtype does, or reads less, is not exact in that dtype."""
+    if not conduct.exact:
+        return ""
+    if conduct.read_bytes < conduct.exact_bytes:
+        return (
+            f"it declares itself exact, but reads {conduct.read_bytes:,} bytes a step where exact "
+            f"attention reads {conduct.exact_bytes:,}"
+        )
+    bound = EXACT_SHARE * ERROR_BOUND[conduct.dtype]
+    errors = [check.error for session in conduct.checks for check in session]
+    if not errors or statistics.median(errors) <= bound:
+        return ""
+    return (
+        f"it declares itself exact in {conduct.dtype}, but errs by {statistics.median(errors):.2g} "
+        f"on all heads together; {bound:.2g} is allowed"
+    )
+
+
+def failure_finding(reason: str, message: str) -> Finding:
+    """The verdict on an arm that failed; an error of its own counts as not measured."""
+    known = Reason(reason) if reason else Reason.NOT_MEASURED
+    return Finding(Verdict.VOID, known, message)
