@@ -17,7 +17,7 @@ import msgspec
 
 from attnbench import __version__
 from attnbench.errors import Unsupported
-from attnbench.measure.nvml import Nvml
+from attnbench.measure.nvml import Nvml, refuse_mig
 
 PACKAGES = ("torch", "triton", "transformers", "numpy")
 CGROUP = Path("/sys/fs/cgroup")
@@ -47,21 +47,25 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
 def device_facts(kind: str) -> DeviceFacts:
     """The facts of "cuda" (the first visible GPU) or "cpu".
 
-    Raises `Unsupported` where the GPU is asked for and NVML cannot be.
+    Raises `Unsupported` where the GPU is asked for and NVML cannot be, or MIG splits it.
     """
-    return cuda_facts(visible_gpu()) if kind == "cuda" else cpu_facts()
+    if kind != "cuda":
+        return cpu_facts()
+    nvml = visible_gpu()
+    refuse_mig(nvml)
+    return cuda_facts(nvml)
 
 
 def has_gpu(devices: Path = Path("/dev")) -> bool:
     """Whether there is an NVIDIA GPU that this process may see.
 
-    Raises `Unsupported` where there is one that NVML refuses to speak of: going on with the CPU
-    would be a silent fallback.
+    Raises `Unsupported` where there is one that NVML refuses to speak of, or that MIG splits: going
+    on with the CPU would be a silent fallback.
     """
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):
-        return False  # hidden on purpose
+    if hidden_on_purpose():
+        return False
     try:
-        visible_gpu()
+        nvml = visible_gpu()
     except Unsupported as error:
         if any(devices.glob("nvidia[0-9]*")):
             raise Unsupported(
@@ -69,7 +73,13 @@ def has_gpu(devices: Path = Path("/dev")) -> bool:
                 hint=f"{error.hint}; or choose --device cpu",
             ) from error
         return False
+    refuse_mig(nvml)
     return True
+
+
+def hidden_on_purpose() -> bool:
+    """Whether the user hid every GPU."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
 
 
 def visible_gpu() -> Nvml:
@@ -165,13 +175,18 @@ def environment(facts: DeviceFacts) -> dict[str, str | int | float]:
     return {
         "python": platform.python_version(),
         "attnbench": __version__,
-        **{name: _version(name) for name in PACKAGES},
+        **package_versions(),
         "platform": platform.platform(),
         "device": facts.name,
         "device_uuid": facts.uuid,
         "driver": facts.driver,
         "cuda": facts.cuda,
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a measurement rests on, empty for one that is missing."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

@@ -54,17 +54,17 @@ def test_the_first_visible_gpu_is_meant(gpu, monkeypatch):
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "MIG-GPU-1/1/0"])
-def test_a_hidden_or_sliced_gpu_is_refused_by_name(gpu, monkeypatch, hidden):
+def test_a_hidden_or_sliced_gpu_is_refused_by_name(gpu, monkeypatch, hidden, tmp_path):
     gpu()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-    assert not has_gpu()
+    assert not has_gpu(tmp_path)
     with pytest.raises(Unsupported, match="CUDA_VISIBLE_DEVICES"):
         device_facts("cuda")
 
 
-def test_without_a_driver_there_is_no_gpu(gpu):
+def test_without_a_driver_there_is_no_gpu(gpu, tmp_path):
     gpu(Init=NVMLError("Driver Not Loaded"))
-    assert not has_gpu()
+    assert not has_gpu(tmp_path)
 
 
 def test_a_gpu_that_nvml_refuses_is_no_reason_to_go_on_with_the_cpu(gpu, tmp_path):
@@ -73,6 +73,13 @@ def test_a_gpu_that_nvml_refuses_is_no_reason_to_go_on_with_the_cpu(gpu, tmp_pat
     (tmp_path / "nvidia0").touch()
     with pytest.raises(Unsupported, match="cannot be measured"):
         has_gpu(tmp_path)
+
+
+def test_a_gpu_that_mig_splits_is_neither_measured_nor_replaced_by_the_cpu(gpu):
+    gpu(DeviceGetMigMode=[1, 1])
+    for ask in (has_gpu, lambda: device_facts("cuda")):
+        with pytest.raises(Unsupported, match="MIG is on"):
+            ask()
 
 
 def test_the_cpu_has_memory_and_cores():
