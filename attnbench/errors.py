@@ -22,11 +22,13 @@ class AttnbenchError(Exception):
     """An error whose text a user can act on; `hint` says how."""
 
     exit_code: Exit = Exit.RUNTIME
+    reason: str = ""  # of the verdict that follows from it, where one does
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.reason = reason
 
 
 class UsageError(AttnbenchError):
@@ -49,6 +51,14 @@ class DoesNotFit(AttnbenchError):
 
 class WorkerFailed(AttnbenchError):
     """A worker process died, hung or sent something that is no event."""
+
+
+class SessionLost(WorkerFailed):
+    """What one arm did to the process or the device leaves nothing to measure the others with."""
+
+
+class WorkerHung(WorkerFailed):
+    """A worker that said nothing for longer than what it was at may take."""
 
 
 class LedgerError(AttnbenchError):

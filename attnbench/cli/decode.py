@@ -7,19 +7,15 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from attnbench.cli.common import console, require_sound
 from attnbench.protocol.cell import Mode, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rich.console import Console
-
     from attnbench.errors import AttnbenchError
-    from attnbench.ledger import Ledger
     from attnbench.measure.plan import DecodeRequest, Plan
     from attnbench.protocol.result import ArmResult
-
-WIDTH_WHEN_PIPED = 200
 
 
 def decode(
@@ -171,7 +167,7 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
     from attnbench.report.progress import reporter
 
     book = Ledger(path)
-    _require_sound(book)
+    require_sound(book)
     with reporter(Console(stderr=True), json=as_json) as report:
         with report.stage("plan"):
             plan = plan_decode(request)
@@ -182,13 +178,6 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
             for result in results:
                 book.append(Kind.RESULT, msgspec.to_builtins(result), cites=evidence.cites)
     return Measured(results, evidence.failed)
-
-
-def _require_sound(book: Ledger) -> None:
-    """Read all of a ledger before hours of measuring that it could not take."""
-    if book.path.exists():
-        for _ in book.records():
-            pass
 
 
 def _tell_plan(plan: Plan, note: Callable[[str], None]) -> None:
@@ -206,7 +195,7 @@ def show_plan(request: DecodeRequest, *, as_json: bool) -> None:
     if as_json:
         typer.echo(plan_json(plan))
     else:
-        _console().print(plan_table(plan))
+        console().print(plan_table(plan))
 
 
 def show_results(results: tuple[ArmResult, ...], path: Path, *, as_json: bool) -> None:
@@ -218,18 +207,11 @@ def show_results(results: tuple[ArmResult, ...], path: Path, *, as_json: bool) -
     if as_json:
         typer.echo(msgspec.json.encode(results).decode())
         return
-    console = _console()
-    console.print(decode_table(results))
-    console.print(
+    shown = console()
+    shown.print(decode_table(results))
+    shown.print(
         f"run {results[0].run} is in {path}; `attnbench ledger log --run {results[0].run}` lists "
         "it, `attnbench ledger diff` compares it with the run before.",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH_WHEN_PIPED)

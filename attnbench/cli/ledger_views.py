@@ -158,6 +158,8 @@ def _log_row(record: Record, state: State) -> tuple[str, ...]:
 
 def _what(record: Record) -> str:
     body = record.body
+    if "calibration" in body and record.kind is Kind.RESULT:
+        return f"calibration: {body['calibration']}"
     if record.kind is Kind.RESULT:
         return arm_text(str(body.get("arm", "")), str(body.get("method", "")))
     if record.kind is Kind.SESSION:

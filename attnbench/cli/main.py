@@ -30,6 +30,10 @@ class Entry(NamedTuple):
 COMMANDS = {
     "decode": Entry("attnbench.cli.decode:decode", "Measure decode latency and KV memory; decide."),
     "parity": Entry("attnbench.cli.parity:parity", "Check kernels against their references."),
+    "doctor": Entry("attnbench.cli.doctor:doctor", "Say what would spoil a measurement here."),
+    "calibrate": Entry(
+        "attnbench.cli.calibrate:calibrate", "Learn what this machine can tell apart."
+    ),
     "methods": Entry("attnbench.cli.methods:app", "List and show methods."),
     "ledger": Entry("attnbench.cli.ledger:app", "Read, check and retract what was recorded."),
 }

@@ -26,6 +26,11 @@ def find_results(records: Sequence[Record], prefix: str) -> tuple[Record, ...]:
     if match in runs:
         return results_of(records, match)
     record = by_id[match]
+    if record.kind is Kind.RESULT and not is_of_an_arm(record):
+        raise UnknownRecord(
+            f"{match[:12]} is a calibration, not the result of an arm",
+            hint="`attnbench ledger show` prints it.",
+        )
     if record.kind is not Kind.RESULT:
         run = record.body.get("run")
         hint = f"Its run is {run}: compare that." if run else "Name a result or a run."
@@ -34,8 +39,14 @@ def find_results(records: Sequence[Record], prefix: str) -> tuple[Record, ...]:
 
 
 def results_of(records: Iterable[Record], run: str) -> tuple[Record, ...]:
-    """Return the results of a run, oldest first."""
-    return tuple(r for r in records if r.kind is Kind.RESULT and r.body.get("run") == run)
+    """Return the results of a run's arms, oldest first."""
+    return tuple(r for r in records if is_of_an_arm(r) and r.body.get("run") == run)
+
+
+def is_of_an_arm(record: Record) -> bool:
+    """Whether this is a result that says something of one arm in one cell; a calibration is a
+    result about the instrument."""
+    return record.kind is Kind.RESULT and "calibration" not in record.body
 
 
 def _only_match(ids: Iterable[str], prefix: str, what: str) -> str:

@@ -13,8 +13,8 @@ from attnbench.ledger.chain import walk
 from attnbench.ledger.comparison import Side
 from attnbench.ledger.entry import cell_key
 from attnbench.ledger.folding import fold
-from attnbench.ledger.lookup import find_results, results_of
-from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.lookup import find_results, is_of_an_arm, results_of
+from attnbench.ledger.record import Record
 
 
 def side_of(name: str, ledger: Ledger) -> Side:
@@ -60,7 +60,7 @@ def _label(name: str, results: Sequence[Record]) -> str:
 
 def _runs(records: Sequence[Record]) -> list[str]:
     """Return the runs that have results, in the order of their last one."""
-    last = {str(r.body.get("run")): r.seq for r in records if r.kind is Kind.RESULT}
+    last = {str(r.body.get("run")): r.seq for r in records if is_of_an_arm(r)}
     return sorted(last, key=lambda run: last[run])
 
 
@@ -69,7 +69,7 @@ def _cells(records: Sequence[Record], run: str) -> frozenset[str]:
 
 
 def _whole(label: str, records: Sequence[Record]) -> Side:
-    results = tuple(record for record in records if record.kind is Kind.RESULT)
+    results = tuple(record for record in records if is_of_an_arm(record))
     return Side(label, results, fold(records))
 
 

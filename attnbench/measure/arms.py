@@ -11,18 +11,20 @@ from torch import Tensor
 
 from attnbench.errors import AttnbenchError
 from attnbench.measure.floor import kv_bytes
+from attnbench.measure.taps import KeptStep, Tap, TappedLayer, WholeStep, host_copy, unlike
 from attnbench.measure.tasks import Launch
 from attnbench.methods.base import KernelConfig
 from attnbench.methods.registry import parse
 from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, Step, build_layers
 from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.verdict import Reason
 
 if TYPE_CHECKING:
     from attnbench.measure.workbench import Workbench
 
 
 class BrokenArm(AttnbenchError):
-    """An arm whose output or whose treatment of the shared cache is wrong; it is not measured."""
+    """An arm whose output or whose treatment of what it shares is wrong; it is not measured."""
 
 
 class BenchArm:
@@ -38,10 +40,13 @@ class BenchArm:
         self._bench = bench
         self._scope = scope
         kernel = None if launch is None else KernelConfig(**launch)
-        resolved = parse(method).resolved(bench.device)
-        self._layers = build_layers(resolved, bench.cache, bench.surveyed, kernel)
+        self.method = parse(method).resolved(bench.device)
+        layers = build_layers(self.method, bench.cache, bench.surveyed, kernel)
+        self._layers = [TappedLayer(layer) for layer in layers]
         self._check_attention()
         step = self._eager_step()
+        self._inputs = step if isinstance(step, AttentionStep) else None
+        self._whole = step if isinstance(step, DecodeStep) else None
         self._step: Step = CapturedStep(step) if mode is Mode.GRAPH else step
         self._output: Tensor | tuple[Tensor, ...] = ()
 
@@ -55,13 +60,34 @@ class BenchArm:
         self.step()
         return (self._output,) if isinstance(self._output, Tensor) else self._output
 
-    def inspect(self) -> None:
-        """Raise `BrokenArm` unless the last output is finite and the cache is as it was."""
+    def taps(self) -> tuple[Tap, ...]:
+        """What the full-attention layers were given and returned in the last step."""
+        return tuple(self._layers[shape.layer].last for shape in self._bench.tables.shapes)
+
+    def kept(self) -> KeptStep:
+        """Copies of them, and in scope step of tokens and logits, on the host."""
+        whole = None
+        if isinstance(self._whole, DecodeStep) and isinstance(self._output, Tensor):
+            whole = WholeStep(host_copy(self._whole.tokens), host_copy(self._output))
+        return KeptStep(tuple(tap.copied() for tap in self.taps()), whole)
+
+    def inspect(self, *, thoroughly: bool = False) -> None:
+        """Raise `BrokenArm` unless the last step's outputs are plain and finite, its inputs those
+        that it was given, and cache and inputs as they were.
+
+        `thoroughly`: the model too, and the slot of the cache that steps write, after a reset.
+        Between visits there is none: what a method does every so many steps goes on counting.
+        """
+        self._require_plain()
         outputs = (self._output,) if isinstance(self._output, Tensor) else self._output
         for number, output in enumerate(outputs):
             require_finite(output, f"output {number}")
-        self._step.reset()
-        self._bench.require_intact_cache()
+        if self._inputs is not None and not self._inputs.inputs_untouched():
+            raise BrokenArm("it changed its q, k or v in place", reason=Reason.INPUTS_CHANGED)
+        if thoroughly:
+            self._step.reset()
+            self._bench.require_intact_model()
+        self._bench.require_intact(thoroughly=thoroughly)
 
     def witness(self) -> dict[str, float]:
         """Each figure of the layers that the method applies to, averaged; all must be finite."""
@@ -69,8 +95,12 @@ class BenchArm:
         averaged = {name: fmean(w[name] for w in witnesses) for name in witnesses[0]}
         for name, value in averaged.items():
             if not math.isfinite(value):
-                raise BrokenArm(f"the witness {name} is {value}")
+                raise BrokenArm(f"the witness {name} is {value}", reason=Reason.FALSE_WITNESS)
         return averaged
+
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that one step launches, sorted; empty where none can be told."""
+        return self._step.kernels() if isinstance(self._step, CapturedStep) else ()
 
     def read_bytes(self) -> int:
         """The byte floor of a step of this scope: KV of its layers, and weights in a whole step."""
@@ -82,23 +112,25 @@ class BenchArm:
         bench = self._bench
         if self._scope is Scope.ATTENTION:
             return AttentionStep(self._layers, bench.tables)
-        return DecodeStep(bench.loaded, bench.router, bench.cache, self._layers, bench.token_table)
+        return DecodeStep(bench.loaded, bench.router, bench.cache, self._layers, bench.token_words)
 
     def _check_attention(self) -> None:
         step = AttentionStep(self._layers, self._bench.tables)
-        for output, shape in zip(step(), self._bench.tables.shapes, strict=True):
-            expected = (shape.batch, shape.heads, 1, shape.head_dim)
-            if tuple(output.shape) != expected or output.dtype != shape.dtype:
-                raise BrokenArm(
-                    f"layer {shape.layer} returned {tuple(output.shape)} of {output.dtype}, "
-                    f"not {expected} of {shape.dtype}"
-                )
-            require_finite(output, f"the output of layer {shape.layer}")
+        step()
+        self._require_plain()
+        for tap, shape in zip(self.taps(), self._bench.tables.shapes, strict=True):
+            require_finite(tap.out, f"the output of layer {shape.layer}")
         step.reset()
-        self._bench.require_intact_cache()
+        self._bench.require_intact(thoroughly=True)
+
+    def _require_plain(self) -> None:
+        for tap, shape in zip(self.taps(), self._bench.tables.shapes, strict=True):
+            wrong = unlike(tap, shape, self._bench.cache.views[shape.layer])
+            if wrong:
+                raise BrokenArm(f"layer {shape.layer} returned {wrong}", reason=Reason.OUTPUT_TYPE)
 
 
 def require_finite(output: Tensor, what: str) -> None:
     """Raise `BrokenArm` for NaN and infinity."""
     if not bool(torch.isfinite(output).all()):
-        raise BrokenArm(f"{what} holds NaN or infinity")
+        raise BrokenArm(f"{what} holds NaN or infinity", reason=Reason.WRONG_OUTPUT)

@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
+from msgspec.structs import replace
+
 from attnbench.errors import Unsupported
+from attnbench.measure.conduct import conduct_of
 from attnbench.measure.evidence import AGAIN
 from attnbench.measure.plan import PlannedArm
-from attnbench.measure.tasks import Launch, PilotResult
+from attnbench.measure.tasks import ArmFailure, Launch, PilotResult
+from attnbench.methods.base import Family
 from attnbench.protocol.cell import Arm
+from attnbench.protocol.integrity import misconduct
+from attnbench.protocol.verdict import NEXT_STEP, Finding
+
+BROKEN_ARM = "BrokenArm"
+PLAIN = "sdpa"
 
 
 def fastest_exact(pilot: PilotResult, cell: int) -> str:
@@ -18,7 +27,8 @@ def fastest_exact(pilot: PilotResult, cell: int) -> str:
     Raises `Unsupported` where none ran.
     """
     visits_us: dict[str, list[float]] = {}
-    for visit in pilot.session.cells[cell].samples.visits:
+    visits = pilot.session.cells[cell].samples.visits
+    for visit in (each for each in visits if pilot.arms[each.arm].failure is None):
         visits_us.setdefault(visit.arm, []).append(sum(visit.steps_us) / len(visit.steps_us))
     if not visits_us:
         failures = pilot.session.cells[cell].failures
@@ -27,6 +37,38 @@ def fastest_exact(pilot: PilotResult, cell: int) -> str:
             hint="; ".join(f"{label}: {why.message}" for label, why in failures.items()),
         )
     return min(visits_us, key=lambda label: median(visits_us[label]))
+
+
+def without_cheats(pilot: PilotResult, arms: Iterable[PlannedArm], dtype: str) -> PilotResult:
+    """The pilot with a failure for every exact arm whose timed steps were not honest.
+
+    Else the fastest of them would become the baseline, and void everything that is compared to it.
+    """
+    exact = [arm.label for arm in arms if arm.family is Family.EXACT]
+    found = dict(pilot.arms)
+    for label in exact:
+        finding = _misconduct(pilot, label, dtype)
+        if finding is not None and found[label].failure is None:
+            failure = ArmFailure(
+                type=BROKEN_ARM,
+                message=finding.detail,
+                hint=NEXT_STEP[finding.reason],
+                during="pilot",
+                reason=finding.reason.value,
+            )
+            found[label] = replace(found[label], failure=failure)
+    return replace(pilot, arms=found)
+
+
+def _misconduct(pilot: PilotResult, label: str, dtype: str) -> Finding | None:
+    """In any cell, beside plain SDPA where that ran, since there is no baseline yet."""
+    for cell, walked in enumerate(pilot.session.cells):
+        beside = PLAIN if PLAIN in walked.read_bytes else label
+        seen = conduct_of(label, beside, [pilot.session], cell, dtype=dtype, exact=True)
+        finding = misconduct(seen)
+        if finding is not None:
+            return finding
+    return None
 
 
 def takes_part(arm: PlannedArm, pilot: PilotResult, cell: int, baseline: str) -> bool:

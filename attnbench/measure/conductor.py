@@ -1,24 +1,20 @@
 """Carries a planned decode run out: pilot, sessions, memory, quality, verdicts, records.
 
-Every worker process is a session of the ledger: an opening record before it starts, and one that
-closes, fails or aborts it afterwards, with its raw samples as a blob. Results cite those.
+Every worker process is a session of the ledger (`workers`); results cite those records.
 """
 
 from __future__ import annotations
 
-import gzip
-import secrets
 from collections.abc import Callable, Sequence
 from textwrap import shorten
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from attnbench.errors import AttnbenchError, WorkerFailed
-from attnbench.ledger import Json, Kind, Ledger
-from attnbench.measure.chosen import fastest_exact, kernel_choices, takes_part
+from attnbench.errors import AttnbenchError
+from attnbench.ledger import Ledger
+from attnbench.measure.chosen import fastest_exact, kernel_choices, takes_part, without_cheats
 from attnbench.measure.device import environment
-from attnbench.measure.events import Progress
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.plan import Plan, PlannedArm
 from attnbench.measure.reporter import Reporter
@@ -36,27 +32,20 @@ from attnbench.measure.tasks import (
     SessionResult,
     SessionTask,
     StepCounts,
-    Task,
     TaskResult,
 )
+from attnbench.measure.verdicts import arm_results
+from attnbench.measure.workers import NOTE_WIDTH, RunTask, Workers
 from attnbench.methods.base import Family
 from attnbench.protocol.cell import Arm, Cell, Role
+from attnbench.protocol.looks import decided, looks_of
 from attnbench.protocol.schedule import SessionSchedule, schedule
 
 _R = TypeVar("_R", bound=TaskResult)
-SILENCE_S = 600.0  # the longest that a worker may say nothing: loading, compiling, one long prefill
 PILOT_STEPS = StepCounts(warmup_steps=15, untimed_steps=2, timed_steps=10, min_visit_ms=5.0)
 PILOT_BLOCKS = 4
-NOTE_WIDTH = 160  # the whole message is in the record
 QUALITY_STEPS = 16
 QUALITY_WINDOWS = 2
-
-
-RunTask = Callable[[Task, Callable[[Progress], None], float], TaskResult]
-
-
-class _Show(Protocol):
-    def __call__(self, done: int, total: int, detail: str = "") -> None: ...
 
 
 class Conductor:
@@ -69,12 +58,18 @@ class Conductor:
         self, plan: Plan, ledger: Ledger, reporter: Reporter, *, run: RunTask = run_task
     ) -> None:
         self._plan = plan
-        self._ledger = ledger
         self._reporter = reporter
-        self._run_task = run
-        self._run = secrets.token_hex(6)
         self._environment = environment(plan.facts)
-        self._cites: list[str] = []
+        self._workers = Workers(
+            ledger,
+            reporter,
+            about={
+                "environment": dict(self._environment),
+                "protocol": plan.request.protocol.name,
+                "sources": {arm.label: arm.source_sha256 for arm in plan.arms},
+            },
+            run=run,
+        )
         self._failed: list[AttnbenchError] = []
 
     def conduct(self) -> Evidence:
@@ -87,17 +82,27 @@ class Conductor:
         sessions = self._sessions(cells, pilot)
         memory = self._or_failed(self._memory, pilot)
         quality = self._or_failed(self._quality, pilot) if self._judges_quality else None
+        return msgspec.structs.replace(
+            self._latencies(pilot, cells, sessions),
+            memory=memory,
+            quality=quality,
+            failed=tuple(self._failed),
+            cites=tuple(self._workers.cites),
+        )
+
+    def _latencies(
+        self,
+        pilot: PilotResult,
+        cells: tuple[CellArms, ...],
+        sessions: tuple[SessionResult, ...],
+    ) -> Evidence:
         return Evidence(
-            run=self._run,
+            run=self._workers.run,
             plan=self._plan,
             pilot=pilot,
             cells=cells,
             sessions=sessions,
-            memory=memory,
-            quality=quality,
-            failed=tuple(self._failed),
             environment=self._environment,
-            cites=tuple(self._cites),
         )
 
     @property
@@ -116,7 +121,8 @@ class Conductor:
             steps=PILOT_STEPS,
         )
         with self._reporter.stage("pilot: which arms run, kernel choices, the baseline") as stage:
-            pilot = _expect(self._work("pilot", task, stage.update), PilotResult)
+            seen = self._workers.work("pilot", task, PilotResult, stage.update)
+        pilot = without_cheats(seen, self._plan.arms, self._plan.dtype)
         for label, arm in pilot.arms.items():
             if arm.failure is not None:
                 why = shorten(arm.failure.message, NOTE_WIDTH, placeholder=" …")
@@ -160,10 +166,24 @@ class Conductor:
         ]
         everyone = {arm.label: arm for cell in cells for arm in cell.arms}
         bench = self._bench(tuple(everyone.values()), kernel_choices(everyone.values(), pilot))
-        return tuple(
-            self._session(i, bench, cells, [plan.sessions[i] for plan in plans])
-            for i in range(protocol.sessions)
-        )
+        done: tuple[SessionResult, ...] = ()
+        for i in range(protocol.sessions):
+            done += (self._session(i, bench, cells, [plan.sessions[i] for plan in plans]),)
+            if self._may_stop(pilot, tuple(cells), done):
+                break
+        return done
+
+    def _may_stop(
+        self, pilot: PilotResult, cells: tuple[CellArms, ...], done: tuple[SessionResult, ...]
+    ) -> bool:
+        """Whether this many sessions are a planned look, and settle every candidate."""
+        protocol = self._plan.request.protocol
+        if len(done) not in looks_of(protocol) or len(done) == protocol.sessions:
+            return False
+        settled = decided(arm_results(self._latencies(pilot, cells, done)))
+        said = "every candidate is settled" if settled else "not settled yet"
+        self._reporter.note(f"planned look after {len(done)} sessions: {said}")
+        return settled
 
     def _session(
         self,
@@ -188,8 +208,7 @@ class Conductor:
             ),
         )
         with self._reporter.stage(f"session {number + 1} of {protocol.sessions}") as stage:
-            result = self._work(number, task, stage.update)
-        return _expect(result, SessionResult)
+            return self._workers.work(number, task, SessionResult, stage.update)
 
     def _memory(self, pilot: PilotResult) -> MemoryResult:
         bench = self._bench(
@@ -197,7 +216,7 @@ class Conductor:
         )
         task = MemoryTask(bench=bench, layers=pilot.layers)
         with self._reporter.stage("memory: each arm in a process of its own") as stage:
-            return _expect(self._work("memory", task, stage.update), MemoryResult)
+            return self._workers.work("memory", task, MemoryResult, stage.update)
 
     def _quality(self, pilot: PilotResult) -> QualityResult:
         arms = self._one_of_each(pilot)
@@ -208,7 +227,7 @@ class Conductor:
             steps=QUALITY_STEPS,
         )
         with self._reporter.stage("quality: outputs against SDPA on real text") as stage:
-            return _expect(self._work("quality", task, stage.update), QualityResult)
+            return self._workers.work("quality", task, QualityResult, stage.update)
 
     def _or_failed(self, part: Callable[[PilotResult], _R], pilot: PilotResult) -> _R | None:
         try:
@@ -241,54 +260,6 @@ class Conductor:
             kernels=kernels or {},
             text=str(request.text) if request.text else None,
         )
-
-    def _work(self, session: int | str, task: Task, show: _Show) -> TaskResult:
-        """Run one worker between its opening and its closing record."""
-        opened = self._record("opened", session, task=msgspec.to_builtins(task))
-        try:
-            result = self._watched(task, show)
-        except KeyboardInterrupt:
-            self._record("aborted", session, cites=(opened,))
-            self._reporter.note(f"interrupted: run {self._run} ends as aborted in the ledger")
-            raise
-        except AttnbenchError as error:
-            self._record("failed", session, cites=(opened,), error=error.message)
-            raise
-        blob = self._ledger.put_blob(gzip.compress(msgspec.json.encode(result), mtime=0))
-        self._cites.append(self._record("closed", session, cites=(opened,), samples=blob))
-        return result
-
-    def _watched(self, task: Task, show: _Show) -> TaskResult:
-        """The worker's result; when it dies or hangs, the error says at what."""
-        detail = ""
-
-        def tell(event: Progress) -> None:
-            nonlocal detail
-            detail = event.detail
-            show(event.done, event.total, event.detail)
-
-        try:
-            return self._run_task(task, tell, SILENCE_S)
-        except WorkerFailed as error:
-            if not detail:
-                raise
-            raise WorkerFailed(f"at {detail!r}: {error.message}", hint=error.hint) from error
-
-    def _record(
-        self, phase: str, session: int | str, *, cites: Sequence[str] = (), **more: Json
-    ) -> str:
-        body: dict[str, Json] = {"phase": phase, "run": self._run, "session": session, **more}
-        if phase == "opened":
-            body["environment"] = dict(self._environment)
-            body["protocol"] = self._plan.request.protocol.name
-            body["sources"] = {arm.label: arm.source_sha256 for arm in self._plan.arms}
-        return self._ledger.append(Kind.SESSION, body, cites=cites).id
-
-
-def _expect(result: TaskResult, kind: type[_R]) -> _R:
-    if not isinstance(result, kind):
-        raise AttnbenchError(f"the worker sent a {type(result).__name__}, not a {kind.__name__}")
-    return result
 
 
 def _arm(planned: PlannedArm) -> Arm:

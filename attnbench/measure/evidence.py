@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from attnbench.errors import AttnbenchError
 from attnbench.measure.plan import Plan
 from attnbench.measure.tasks import MemoryResult, PilotResult, QualityResult, SessionResult
 from attnbench.protocol.cell import Arm, Cell
+from attnbench.protocol.looks import protocol_at
+from attnbench.protocol.presets import Protocol
 
 AGAIN = "#2"  # marks the baseline's second arm, A'
 
@@ -25,8 +29,7 @@ class CellArms:
         return self.arms[0]
 
 
-@dataclass(frozen=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the workers sent, and the ids of the records that hold it.
 
     `failed` holds why memory or quality is missing: latency counts without them.
@@ -37,8 +40,13 @@ class Evidence:
     pilot: PilotResult
     cells: tuple[CellArms, ...]
     sessions: tuple[SessionResult, ...]
-    memory: MemoryResult | None
-    quality: QualityResult | None
-    failed: tuple[AttnbenchError, ...]
     environment: dict[str, str | int | float]
-    cites: tuple[str, ...]
+    memory: MemoryResult | None = None
+    quality: QualityResult | None = None
+    failed: tuple[AttnbenchError, ...] = ()
+    cites: tuple[str, ...] = ()
+
+    @property
+    def protocol(self) -> Protocol:
+        """By which these sessions are judged: that of the look at which they ended."""
+        return protocol_at(self.plan.request.protocol, len(self.sessions))

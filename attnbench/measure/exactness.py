@@ -15,6 +15,7 @@ from attnbench.measure.workbench import Workbench
 from attnbench.methods.base import CacheView, LayerShape
 from attnbench.methods.conformance import BOUNDS
 from attnbench.methods.reference import exact_attention
+from attnbench.protocol.verdict import Reason
 
 
 def require_exact(bench: Workbench, outputs: Sequence[Tensor]) -> None:
@@ -32,7 +33,8 @@ def require_exact(bench: Workbench, outputs: Sequence[Tensor]) -> None:
         if not error <= BOUNDS[shape.dtype]:  # so that NaN is not exact
             raise BrokenArm(
                 f"it declares itself exact, but its output differs from attention by {error:.2g} "
-                f"(relative L2, layer {shape.layer}); {BOUNDS[shape.dtype]:.2g} is allowed"
+                f"(relative L2, layer {shape.layer}); {BOUNDS[shape.dtype]:.2g} is allowed",
+                reason=Reason.WRONG_OUTPUT,
             )
 
 

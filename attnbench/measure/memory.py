@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from attnbench.errors import AttnbenchError, WorkerFailed
-from attnbench.measure.footprint import Footprint, footprint
+from attnbench.measure.events import Tell
+from attnbench.measure.footprint import Footprint, footprint, resident_bytes
 from attnbench.measure.lifeline import end_with_parent
 from attnbench.measure.tasks import (
     ArmFailure,
@@ -28,7 +29,7 @@ from attnbench.measure.tasks import (
     MemoryResult,
     MemoryTask,
 )
-from attnbench.measure.visits import Tell, arm_failure
+from attnbench.measure.visits import arm_failure
 from attnbench.methods.base import KernelConfig, LayerShape, MethodLayer
 from attnbench.methods.registry import parse
 from attnbench.models.adapter import ExactCache, SurveyedLayer
@@ -104,14 +105,17 @@ def measure(task: MemoryTask, arm: Arm) -> MemoryFigures:
     """Hand a filled exact cache to the arm, let it go, decode one token; count at each point."""
     rehearse(task, arm)
     surveyed = surveyed_layers(task)
+    resident_before = resident_bytes()
     inputs = [_new_token(layer.shape, task.bench.seed) for layer in surveyed]
     counter = footprint(surveyed[0].shape.device)
     held = Holding.build(task.bench, arm, surveyed, counter)
     held.decode(inputs)
     decode_peak_bytes = counter.peak_bytes()
+    allocated_bytes = counter.allocated_bytes()
+    on_host = allocated_bytes if surveyed[0].shape.device.type == "cpu" else 0
     return MemoryFigures(
         reachable_bytes=storage_bytes(held.tensors()),
-        allocated_bytes=counter.allocated_bytes(),
+        allocated_bytes=allocated_bytes,
         allocated_source=counter.allocated_source,
         prefill_peak_bytes=held.prefill_peak_bytes,
         decode_peak_bytes=decode_peak_bytes,
@@ -119,6 +123,7 @@ def measure(task: MemoryTask, arm: Arm) -> MemoryFigures:
         reserved_bytes=counter.reserved_bytes(),
         process_bytes=counter.process_bytes(),
         process_source=counter.process_source,
+        host_bytes=max(0, resident_bytes() - resident_before - on_host),
         keeps_exact_cache=held.exact_storages <= set(storages(held.tensors())),
     )
 

@@ -10,11 +10,12 @@ from statistics import median
 
 import torch
 
-from attnbench.measure.arms import BenchArm, BrokenArm
+from attnbench.measure.arms import BenchArm
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import last_level_cache_bytes
+from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.exactness import require_exact
-from attnbench.measure.session import walk_cells
+from attnbench.measure.session import walk_cells, with_probes
 from attnbench.measure.tasks import (
     ArmFailure,
     ArmPilot,
@@ -24,8 +25,9 @@ from attnbench.measure.tasks import (
     RefusedLaunch,
     TimedLaunch,
 )
-from attnbench.measure.visits import Tell, arm_failure, recover
+from attnbench.measure.visits import arm_failure, failure_of, recover
 from attnbench.measure.workbench import Workbench, layer_facts, open_bench
+from attnbench.measure.world import World
 from attnbench.methods.base import Family
 from attnbench.methods.registry import parse
 from attnbench.protocol.cell import Arm, Mode, Scope
@@ -33,40 +35,52 @@ from attnbench.protocol.cell import Arm, Mode, Scope
 TRIAL_WARMUP, TRIAL_STEPS = 3, 10
 
 
-def run_pilot(task: PilotTask, tell: Tell) -> PilotResult:
+def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
     """Examine every arm, then time those in the schedules with the configurations just found.
 
     An arm found broken is not set up again: it may be fast, and is no baseline.
     """
-    tell(0, 0, f"loading {task.bench.model}")
+    talk.progress(0, 0, f"loading {task.bench.model}")
+    world = World(torch.device(task.bench.device))
     graphs = any(plan.mode is Mode.GRAPH for plan in task.cells)
     with open_bench(task.bench) as bench:
-        trial = Trial(bench, Mode.GRAPH if graphs else Mode.EAGER, tell)
+        world.settle()
+        mode = Mode.GRAPH if graphs else Mode.EAGER
+        trial = Trial(bench, mode, talk, world, most=task.configurations)
         arms = {arm.label: trial.examine(arm) for arm in task.bench.arms}
         bench.kernels.update(fastest_launches(arms))
         bench.broken.update(found_broken(arms))
+        walked = walk_cells(bench, task.cells, task.steps, talk, world)
         return PilotResult(
             layers=layer_facts(bench.surveyed),
             arms=arms,
-            session=walk_cells(bench, task.cells, task.steps, tell),
+            session=with_probes(bench, walked, task.cells[0].mode, talk, world),
             device=device_properties(bench.device),
         )
 
 
 class Trial:
-    """Tries arms in scope attention: whether they run, and how fast with each configuration."""
+    """Tries arms in scope attention: whether they run, and how fast with each configuration, or
+    with each of the first `most` (0: all)."""
 
-    def __init__(self, bench: Workbench, mode: Mode, tell: Tell) -> None:
+    def __init__(
+        self, bench: Workbench, mode: Mode, talk: Talk, world: World, *, most: int = 0
+    ) -> None:
         self._bench = bench
+        self._most = most
         self._mode = mode
-        self._tell = tell
+        self._talk = talk
+        self._world = world
         self._clock = device_clock(bench.device)
 
     def examine(self, arm: Arm) -> ArmPilot:
         """What there is to know of an arm before the sessions."""
+        if arm.label in self._bench.broken:
+            return ArmPilot(method=arm.label, failure=self._bench.broken[arm.label])
         try:
             method = parse(arm.method).resolved(self._bench.device)
-            launches = [asdict(c) for c in method.configurations(self._bench.tables.shapes[0])]
+            offered = method.configurations(self._bench.tables.shapes[0])
+            launches = [asdict(config) for config in offered[: self._most or None]]
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
             return ArmPilot(method=arm.label, failure=arm_failure(error, "pilot"))
         if launches:
@@ -94,11 +108,13 @@ class Trial:
 
     def _timed(self, arm: Arm, launch: Launch | None, which: str) -> float | ArmFailure:
         """Median microseconds of attention of all layers, or why it does not run."""
-        self._tell(0, 0, f"{arm.label}: configuration {which}")
+        self._talk.progress(0, 0, f"{arm.label}: configuration {which}")
+        self._talk.mark(Mark(arm=arm.label, doing=Doing.SET_UP, cell=0))
         try:
             result: float | ArmFailure = self._median_us(arm, launch)
+            self._world.require_unchanged()
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
-            result = arm_failure(error, "pilot")
+            result = failure_of(error, "pilot", self._world)
         recover(arm.label, result, self._bench.reclaim)
         return result
 
@@ -106,11 +122,13 @@ class Trial:
         ready = BenchArm(self._bench, arm.method, launch, Scope.ATTENTION, self._mode)
         if parse(arm.method).family is Family.EXACT:
             first = ready.attend()
-            ready.inspect()  # back to the first row, so that a wrong arm leaves a whole cache
+            ready.inspect(
+                thoroughly=True
+            )  # back to the first row, so that a wrong arm leaves a whole cache
             require_exact(self._bench, first)
         self._clock.time(ready.step, TRIAL_WARMUP)
         steps_us = self._clock.time(ready.step, TRIAL_STEPS).steps_us
-        ready.inspect()
+        ready.inspect(thoroughly=True)
         return median(steps_us)
 
 
@@ -120,13 +138,13 @@ def fastest_launches(arms: dict[str, ArmPilot]) -> dict[str, Launch]:
     return {label: launch for label, launch in fastest.items() if launch is not None}
 
 
-def found_broken(arms: dict[str, ArmPilot]) -> dict[str, str]:
-    """Why, for every arm whose output or treatment of the cache is wrong."""
+def found_broken(arms: dict[str, ArmPilot]) -> dict[str, ArmFailure]:
+    """Why, for every arm whose output or treatment of what it shares is wrong."""
     failures = {label: arm.failure for label, arm in arms.items()}
     return {
-        label: failure.message
+        label: failure
         for label, failure in failures.items()
-        if failure is not None and failure.type == BrokenArm.__name__
+        if failure is not None and failure.reason
     }
 
 

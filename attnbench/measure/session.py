@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import torch
 
 from attnbench.errors import Unsupported
 from attnbench.measure.bandwidth import read_bandwidth
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import DeviceFacts, cpu_facts, cuda_facts, environment
-from attnbench.measure.nvml import GpuProbe, NullProbe, Nvml, NvmlProbe
+from attnbench.measure.events import Kept, Talk
+from attnbench.measure.influence import probe_arms
+from attnbench.measure.nvml import (
+    AllocatorProbe,
+    GpuProbe,
+    NullProbe,
+    Nvml,
+    NvmlProbe,
+    unasked,
+)
+from attnbench.measure.phases import Phases
+from attnbench.measure.recheck import rechecked
 from attnbench.measure.tasks import (
     Bandwidth,
     CellPlan,
@@ -19,33 +34,67 @@ from attnbench.measure.tasks import (
     SessionTask,
     StepCounts,
 )
-from attnbench.measure.visits import Tell, Walk, Walker
+from attnbench.measure.visits import Walk, Walker
 from attnbench.measure.workbench import Workbench, open_bench
-from attnbench.protocol.cell import SessionSamples
+from attnbench.measure.world import World
+from attnbench.protocol.cell import Mode, SessionSamples
+from attnbench.protocol.integrity import StepCheck
 
 
-def run_session(task: SessionTask, tell: Tell) -> SessionResult:
+def run_session(task: SessionTask, talk: Talk) -> SessionResult:
     """The raw samples of every cell of the task."""
-    tell(0, 0, f"loading {task.bench.model}")
-    with open_bench(task.bench) as bench:
-        return walk_cells(bench, task.cells, task.steps, tell)
+    talk.progress(0, 0, f"loading {task.bench.model}")
+    phases = Phases()
+    world = World(torch.device(task.bench.device))
+    with ExitStack() as stack:
+        with phases("load"):
+            bench = stack.enter_context(open_bench(task.bench))
+        world.settle()
+        result = walk_cells(bench, task.cells, task.steps, talk, world, phases)
+        with phases("checks"):
+            result = with_probes(bench, result, task.cells[0].mode, talk, world)
+    return msgspec.structs.replace(result, phases_s=phases.seconds())
+
+
+def with_probes(
+    bench: Workbench, result: SessionResult, mode: Mode, talk: Talk, world: World
+) -> SessionResult:
+    """With what is asked of every arm when all cells are walked: the cache is replaced for it."""
+    probed = probe_arms(bench, mode, result, talk, world)
+    return msgspec.structs.replace(
+        result,
+        influence=probed.influence,
+        replays=probed.replays,
+        surprises=probed.surprises,
+        failures=probed.failures,
+    )
 
 
 def walk_cells(
-    bench: Workbench, cells: tuple[CellPlan, ...], steps: StepCounts, tell: Tell
+    bench: Workbench,
+    cells: tuple[CellPlan, ...],
+    steps: StepCounts,
+    talk: Talk,
+    world: World,
+    phases: Phases | None = None,
 ) -> SessionResult:
     """Walk the cells on a bench that stands, its bandwidth measured first."""
-    tell(0, 0, "read bandwidth")
+    talk.progress(0, 0, "read bandwidth")
+    phases = phases or Phases()
     facts, probe, remarks = worker_device(bench.device)
-    bandwidth = read_bandwidth(facts, device_clock(bench.device))
-    bench.reclaim()
+    with phases("bandwidth"):
+        bandwidth = read_bandwidth(facts, device_clock(bench.device))
+        bench.reclaim()
     said = {
         **environment(facts),
         "threads": torch.get_num_threads(),
         "fill": bench.bench.fill.value,
         **remarks,
     }
-    walked = tuple(_cell(bench, plan, steps, probe, bandwidth, said, tell) for plan in cells)
+    walked = tuple(
+        _Cell(bench, plan, number, steps, probe, bandwidth, said).walked(talk, world, phases)
+        for number, plan in enumerate(cells)
+    )
     return SessionResult(
         cells=walked,
         bandwidth=bandwidth,
@@ -62,8 +111,10 @@ def worker_device(device: torch.device) -> tuple[DeviceFacts, GpuProbe, dict[str
     try:
         nvml = Nvml.by_uuid(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
     except Unsupported as refusal:
-        return facts_without_nvml(device), NullProbe(), {"nvml": refusal.message}
-    return cuda_facts(nvml), NvmlProbe(nvml), {}
+        probe = AllocatorProbe(NullProbe())
+        return facts_without_nvml(device), probe, {"nvml": refusal.message}
+    remarks = {"not_exposed": ", ".join(unasked(nvml))}
+    return cuda_facts(nvml), AllocatorProbe(NvmlProbe(nvml)), remarks
 
 
 def facts_without_nvml(device: torch.device) -> DeviceFacts:
@@ -85,46 +136,71 @@ def facts_without_nvml(device: torch.device) -> DeviceFacts:
     )
 
 
-def _cell(
-    bench: Workbench,
-    plan: CellPlan,
-    steps: StepCounts,
-    probe: GpuProbe,
-    bandwidth: Bandwidth,
-    said: dict[str, str | int | float],
-    tell: Tell,
-) -> CellSamples:
-    cell_name = f"{plan.scope.value}, {plan.mode.value}"
-    walker = Walker(
-        arms={
-            arm.label: partial(bench.set_up, arm, plan.scope, plan.mode) for arm in bench.bench.arms
-        },
-        clock=device_clock(bench.device),
-        probe=probe,
-        steps=steps,
-        reclaim=bench.reclaim,
-        tell=lambda done, total, label: tell(done, total, f"{label} ({cell_name})"),
-    )
-    walk = walker.walk(plan.schedule)
-    return CellSamples(
-        scope=plan.scope,
-        mode=plan.mode,
-        samples=_samples(walk, plan, bandwidth, said),
-        timed_steps=walk.timed_steps,
-        read_bytes=walk.read_bytes,
-        failures=walk.failures,
-    )
+@dataclass(frozen=True)
+class _Cell:
+    """One cell of a session, to be walked."""
 
+    bench: Workbench
+    plan: CellPlan
+    number: int
+    steps: StepCounts
+    probe: GpuProbe
+    bandwidth: Bandwidth
+    said: dict[str, str | int | float]
 
-def _samples(
-    walk: Walk, plan: CellPlan, bandwidth: Bandwidth, said: dict[str, str | int | float]
-) -> SessionSamples:
-    return SessionSamples(
-        session=plan.schedule.session,
-        seed=plan.schedule.seed,
-        warmup_us=walk.warmup_us,
-        visits=tuple(walk.visits),
-        bandwidth_gb_s=bandwidth.gb_s,
-        witness=walk.witness,
-        environment=said,
-    )
+    def walked(self, talk: Talk, world: World, phases: Phases) -> CellSamples:
+        """What its steps took, and whether those that the parent picked were right."""
+        walk = self._walker(talk, world, phases).walk(self.plan.schedule)
+        with phases("checks"):
+            checks = self._checks(walk, talk, world)
+        return CellSamples(
+            scope=self.plan.scope,
+            mode=self.plan.mode,
+            samples=self._samples(walk),
+            timed_steps=walk.timed_steps,
+            read_bytes=walk.read_bytes,
+            failures=walk.failures,
+            checks=checks,
+            set_up_us=walk.set_up_us,
+        )
+
+    def _walker(self, talk: Talk, world: World, phases: Phases) -> Walker:
+        bench, plan = self.bench, self.plan
+        return Walker(
+            arms={
+                arm.label: partial(bench.set_up, arm, plan.scope, plan.mode)
+                for arm in bench.bench.arms
+            },
+            inputs=bench,
+            clock=device_clock(bench.device),
+            probe=self.probe,
+            guard=world,
+            steps=self.steps,
+            reclaim=bench.reclaim,
+            talk=talk,
+            draw=secrets.randbelow,
+            phases=phases,
+            cell=self.number,
+            title=f"{plan.scope.value}, {plan.mode.value}",
+        )
+
+    def _checks(self, walk: Walk, talk: Talk, world: World) -> dict[str, tuple[StepCheck, ...]]:
+        """The timed steps that the parent picks, now that all of them are over."""
+        if not walk.kept:
+            return {}
+        visits = {label: len(kept) for label, kept in walk.kept.items()}
+        wanted = talk.ask(Kept(visits=visits, layers=len(self.bench.tables.shapes)))
+        return rechecked(self.bench, walk, wanted, talk, world)
+
+    def _samples(self, walk: Walk) -> SessionSamples:
+        schedule = self.plan.schedule
+        return SessionSamples(
+            session=schedule.session,
+            seed=schedule.seed,
+            warmup_us=walk.warmup_us,
+            visits=tuple(walk.visits),
+            bandwidth_gb_s=self.bandwidth.gb_s,
+            witness=walk.witness,
+            kernels={label: names for label, names in walk.kernels.items() if names},
+            environment=self.said,
+        )

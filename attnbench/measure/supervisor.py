@@ -1,8 +1,9 @@
 """Runs one task in a fresh worker process and answers for what happens to it.
 
-A worker that dies, hangs, or says what is no event ends as `WorkerFailed`, with the end of its
-standard error; an error that it reports itself is raised here as the class it was there. On a hang
-or Ctrl-C the whole process group of the worker is killed, its forked children with it.
+A worker that dies or says what is no event ends as `WorkerFailed`, one that hangs as `WorkerHung`,
+with the end of its standard error; an error that it reports itself is raised here as the class it
+was there. On a hang or Ctrl-C the whole process group of the worker is killed, its forked children
+with it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +22,17 @@ from typing import IO
 import msgspec
 
 from attnbench import errors
-from attnbench.errors import AttnbenchError, WorkerFailed
-from attnbench.measure.events import Event, Failure, Progress, Result, decode_event
+from attnbench.errors import AttnbenchError, WorkerFailed, WorkerHung
+from attnbench.measure.events import (
+    Event,
+    Failure,
+    Kept,
+    Mark,
+    Progress,
+    Result,
+    Wanted,
+    decode_event,
+)
 from attnbench.measure.tasks import Task, TaskResult
 
 WORKER = (sys.executable, "-m", "attnbench.measure.worker")
@@ -32,46 +41,48 @@ EXIT_GRACE_S = 20.0  # tearing down a CUDA context with many graphs takes second
 INTERRUPT_GRACE_S = 2.0
 
 
+OnEvent = Callable[[Progress | Mark | Kept], Wanted | None]
+
+
 def run_task(
     task: Task,
-    on_event: Callable[[Progress], None],
+    on_event: OnEvent,
     silence_s: float,
     *,
     command: Sequence[str] = WORKER,
     exit_grace_s: float = EXIT_GRACE_S,
 ) -> TaskResult:
-    """Run `task` in a worker and return its result, calling `on_event` with its progress.
+    """Run `task` in a worker and return its result; `on_event` hears what it says meanwhile.
 
-    Raises `WorkerFailed` when it dies, sends garbage or says nothing for `silence_s` seconds, and
-    otherwise the error that the worker reported.
+    What `on_event` returns is sent to the worker. Raises `WorkerHung` when it says nothing for
+    `silence_s` seconds (or for as long as its last mark asked for), `WorkerFailed` when it dies or
+    sends garbage, and otherwise the error that the worker reported.
     """
-    with tempfile.TemporaryFile() as stdin:
-        stdin.write(msgspec.json.encode(task))
-        stdin.seek(0)
-        worker = _Worker(command, stdin)
+    worker = _Worker(command)
     try:
-        return worker.finish(_last_event(worker.events(silence_s), on_event), exit_grace_s)
+        worker.say(task)
+        return worker.finish(_last_event(worker, silence_s, on_event), exit_grace_s)
     finally:
         worker.kill()
 
 
-def _last_event(
-    events: Iterator[Event], on_event: Callable[[Progress], None]
-) -> Result | Failure | None:
-    for event in events:
-        if not isinstance(event, Progress):
+def _last_event(worker: _Worker, silence_s: float, on_event: OnEvent) -> Result | Failure | None:
+    for event in worker.events(silence_s):
+        if isinstance(event, Result | Failure):
             return event
-        on_event(event)
+        answer = on_event(event)
+        if answer is not None:
+            worker.say(answer)
     return None
 
 
 class _Worker:
     """A worker process in a process group of its own."""
 
-    def __init__(self, command: Sequence[str], stdin: IO[bytes]) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         self._process = subprocess.Popen(
             command,
-            stdin=stdin,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -82,15 +93,29 @@ class _Worker:
         self._listener = Thread(target=self._listen, daemon=True)
         self._listener.start()
 
+    def say(self, message: Task | Wanted) -> None:
+        """Send one line; a worker that is gone cannot hear, and `events` tells of its end."""
+        stdin = _pipe(self._process.stdin)
+        try:
+            stdin.write(msgspec.json.encode(message) + b"\n")
+            stdin.flush()
+        except BrokenPipeError:
+            return
+
     def events(self, silence_s: float) -> Iterator[Event]:
         """The worker's events until it closes its output."""
-        for line in _lines(_pipe(self._process.stdout), silence_s):
+        self._patience_s = silence_s
+        for line in _lines(_pipe(self._process.stdout), lambda: self._patience_s):
             if line is None:
                 raise self._failed(
-                    f"the worker said nothing for {silence_s:g} s and was killed",
+                    f"the worker said nothing for {self._patience_s:g} s and was killed",
                     "a smaller context or batch tells whether the cell is too large",
+                    kind=WorkerHung,
                 )
-            yield self._event(line)
+            event = self._event(line)
+            asked_for = event.patience_s if isinstance(event, Mark) else 0.0
+            self._patience_s = asked_for or silence_s
+            yield event
 
     def finish(self, last: Result | Failure | None, grace_s: float) -> TaskResult:
         """The result, once the process has ended well."""
@@ -118,6 +143,7 @@ class _Worker:
         self._process.wait()
         self._listener.join(INTERRUPT_GRACE_S)  # a process that left the group may hold the pipe
         _pipe(self._process.stdout).close()
+        _close_unread(_pipe(self._process.stdin))
         self._gone = True
 
     def _event(self, line: bytes) -> Event:
@@ -130,7 +156,7 @@ class _Worker:
     def _reported(self, failure: Failure) -> AttnbenchError:
         kind = getattr(errors, failure.type, None)
         if isinstance(kind, type) and issubclass(kind, AttnbenchError):
-            return kind(failure.message, hint=failure.hint)
+            return kind(failure.message, hint=failure.hint, reason=failure.reason)
         return self._failed(f"the worker failed: {failure.type}: {failure.message}", failure.hint)
 
     def _ended(self, status: int) -> WorkerFailed:
@@ -142,10 +168,12 @@ class _Worker:
             hint = "most likely the system ran out of memory: try a smaller context or batch"
         return self._failed(f"the worker was killed by {name}", hint)
 
-    def _failed(self, message: str, hint: str = "") -> WorkerFailed:
+    def _failed(
+        self, message: str, hint: str = "", kind: type[WorkerFailed] = WorkerFailed
+    ) -> WorkerFailed:
         self.kill()
         said = "\n".join(self._last_lines)
-        return WorkerFailed(f"{message}\n{said}" if said else message, hint=hint)
+        return kind(f"{message}\n{said}" if said else message, hint=hint)
 
     def _listen(self) -> None:
         with _pipe(self._process.stderr) as stderr:
@@ -165,13 +193,21 @@ def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     return stream
 
 
-def _lines(stream: IO[bytes], silence_s: float) -> Iterator[bytes | None]:
-    """Whole lines as they come; None when nothing came for `silence_s`."""
+def _close_unread(stdin: IO[bytes]) -> None:
+    """Close a pipe whose reader may have gone before it read everything."""
+    try:
+        stdin.close()
+    except BrokenPipeError:
+        return
+
+
+def _lines(stream: IO[bytes], patience_s: Callable[[], float]) -> Iterator[bytes | None]:
+    """Whole lines as they come; None when nothing came for as long as `patience_s` says."""
     rest = b""
     with selectors.DefaultSelector() as selector:
         selector.register(stream, selectors.EVENT_READ)
         while True:
-            if not selector.select(silence_s):
+            if not selector.select(patience_s()):
                 yield None
             chunk = os.read(stream.fileno(), 1 << 16)
             if not chunk:

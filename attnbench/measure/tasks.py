@@ -11,6 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from attnbench.protocol.cell import Arm, Mode, Scope, SessionSamples
+from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.schedule import SessionSchedule
 from attnbench.quality.samples import GateSamples
 
@@ -28,13 +29,16 @@ class Fill(StrEnum):
 class StepCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Steps of a session: `warmup_steps` an arm, then visits of untimed and timed steps.
 
-    A visit has at least `timed_steps` and lasts at least `min_visit_ms`.
+    A visit has at least `timed_steps` and lasts at least `min_visit_ms`. With `bare`, as harnesses
+    do that only call a function again and again: so many warm-up steps, flat or not, then timed
+    ones, and nothing in between.
     """
 
     warmup_steps: int
     untimed_steps: int
     timed_steps: int
     min_visit_ms: float
+    bare: bool = False
 
 
 class LayerFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +70,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     kernels: dict[str, Launch] = {}
     text: str | None = None
+    left_out: dict[str, ArmFailure] = {}  # by arm label: not to be set up again, and why
 
 
 class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,12 +84,14 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
 class PilotTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="pilot"):
     """Which arms run here, their kernel configurations, and times that only name the baseline.
 
-    The schedules of `cells` hold the arms that may become the baseline.
+    The schedules of `cells` hold the arms that may become the baseline. Of each arm's
+    configurations the first `configurations` are tried, 0: all.
     """
 
     bench: Bench
     cells: tuple[CellPlan, ...]
     steps: StepCounts
+    configurations: int = 0
 
 
 class SessionTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="session"):
@@ -119,12 +126,17 @@ Task = PilotTask | SessionTask | MemoryTask | QualityTask
 
 
 class ArmFailure(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an arm has no figures: the class of the error, what it said, what to do, and when."""
+    """Why an arm has no figures: the class of the error, what it said, what to do, and when.
+
+    `reason` is that of the verdict which follows (`protocol.verdict.Reason`), empty for an error
+    that the arm raised itself.
+    """
 
     type: str
     message: str
     hint: str
     during: str
+    reason: str = ""
 
 
 class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,7 +158,8 @@ class Bandwidth(msgspec.Struct, frozen=True, kw_only=True):
 class CellSamples(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of a session. Arms that failed have their reason and no visits.
 
-    `read_bytes` is the floor of each arm in bytes a step; `timed_steps` the length of its visits.
+    `read_bytes` is the floor of each arm in bytes a step; `timed_steps` the least length of its
+    visits. `checks` are of steps that were timed.
     """
 
     scope: Scope
@@ -155,16 +168,26 @@ class CellSamples(msgspec.Struct, frozen=True, kw_only=True):
     timed_steps: dict[str, int]
     read_bytes: dict[str, int]
     failures: dict[str, ArmFailure]
+    checks: dict[str, tuple[StepCheck, ...]] = {}
+    set_up_us: dict[str, tuple[float, ...]] = {}  # layers built, prefilled, captured: each group
 
 
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="session"):
-    """A session's raw samples; `cache_sha256` is the exact cache as every arm found it."""
+    """A session's raw samples; `cache_sha256` is the exact cache as every arm found it.
+
+    `phases_s` says where the seconds of the worker went; `failures` what arms did after the cells.
+    """
 
     cells: tuple[CellSamples, ...]
     bandwidth: Bandwidth
     cache_sha256: str
     model_identity: str
     weight_bytes: int
+    influence: dict[str, Influence] = {}  # by arm label
+    replays: dict[str, Replay] = {}
+    surprises: dict[str, tuple[StepCheck, ...]] = {}
+    failures: dict[str, ArmFailure] = {}
+    phases_s: dict[str, float] = {}
 
 
 class TimedLaunch(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,6 +236,7 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
     """KV memory of one arm in bytes, as four figures that need not agree.
 
     None means that the machine cannot tell, and the `*_source` fields say where a figure is from.
+    `host_bytes` is by how much the process's resident set grew beyond what tensors account for.
     """
 
     reachable_bytes: int
@@ -225,6 +249,7 @@ class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
     process_bytes: int | None
     process_source: str
     keeps_exact_cache: bool
+    host_bytes: int = 0
 
 
 class MemoryResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="memory"):

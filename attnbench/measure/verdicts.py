@@ -14,17 +14,21 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from attnbench.errors import Unsupported
+from attnbench.measure.conduct import conduct_of
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.floor import floor_ms
 from attnbench.measure.plan import PlannedArm
 from attnbench.measure.tasks import ArmFailure, CellSamples, MemoryFigures
 from attnbench.methods.base import Family
+from attnbench.protocol.ceiling import ceiling_for
 from attnbench.protocol.cell import Arm, Role
+from attnbench.protocol.costs import costs_of
 from attnbench.protocol.decide import adjusted, latency_verdict
+from attnbench.protocol.integrity import failure_finding, misconduct
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
 from attnbench.protocol.result import ArmResult, Floor, Statistics, Verdicts
 from attnbench.protocol.validity import ByteFloor
-from attnbench.protocol.verdict import NEXT_STEP, Finding, LatencyVerdict, Reason, Verdict
+from attnbench.protocol.verdict import Finding, LatencyVerdict, Reason, Verdict
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
 
 CEILING = "zero_cost"
@@ -34,7 +38,7 @@ def arm_results(evidence: Evidence) -> tuple[ArmResult, ...]:
     """One result for every planned arm in every cell, failed and void ones too."""
     cells = [_CellResults(evidence, index, cell) for index, cell in enumerate(evidence.cells)]
     verdicts = _under_one_error_rate(
-        [cell.latency_verdicts() for cell in cells], evidence.plan.request.protocol.level
+        [cell.latency_verdicts() for cell in cells], evidence.protocol.level
     )
     return tuple(
         result
@@ -93,21 +97,29 @@ class _CellResults:
         return _Found({arm.label: self._latency_verdict(arm) for arm in self.cell.arms}, candidates)
 
     def _latency_verdict(self, arm: Arm) -> LatencyVerdict:
-        pair = self.cell.arms[:2]
+        pair, protocol = self.cell.arms[:2], self.evidence.protocol
         exact = {a.label for a in self.evidence.plan.arms if a.family is Family.EXACT}
+        samples = [cell.samples for cell in self._samples]
         verdict = latency_verdict(
-            [cell.samples for cell in self._samples],
+            samples,
             arm.label,
             baseline=pair[0].label,
             baseline_again=pair[1].label,
-            protocol=self.evidence.plan.request.protocol,
+            protocol=protocol,
             exact_arms=[a.label for a in self.cell.arms if a.label in exact],
             floor=self._byte_floor(arm),
+            ceiling=ceiling_for(arm, self.cell.cell.scope, self.cell.arms, CEILING),
+            costs=costs_of(
+                samples,
+                [session.phases_s for session in self.evidence.sessions],
+                groups=protocol.groups,
+                blocks=protocol.blocks,
+                cells=len(self.evidence.cells),
+            ),
         )
-        doubt = next((s.bandwidth.note for s in self.evidence.sessions if s.bandwidth.note), "")
-        if not doubt:
+        finding = self._doubt() or self._conduct(arm)
+        if finding is None:
             return verdict
-        finding = Finding(Verdict.VOID, Reason.PROBE_DOUBTFUL, doubt)
         return replace(
             verdict,
             verdict=finding.verdict,
@@ -115,6 +127,36 @@ class _CellResults:
             next_step=finding.next_step,
             equivalent=False,
         )
+
+    def _doubt(self) -> Finding | None:
+        """What makes every time of this cell doubtful."""
+        doubt = next((s.bandwidth.note for s in self.evidence.sessions if s.bandwidth.note), "")
+        if doubt:
+            return Finding(Verdict.VOID, Reason.PROBE_DOUBTFUL, doubt)
+        pair = ((arm, self._conduct(arm)) for arm in self.cell.arms[:2])
+        return next((replace(f, detail=f"{a.label}: {f.detail}") for a, f in pair if f), None)
+
+    def _conduct(self, arm: Arm) -> Finding | None:
+        """What this arm did that an honest one would not; a failure of its own is no such thing."""
+        failure = self._failure(arm.label)
+        if failure is not None and failure.reason:
+            return failure_finding(failure.reason, failure.message)
+        if arm.role is Role.CONTROL or failure is not None:
+            return None
+        return misconduct(
+            conduct_of(
+                arm.label,
+                self.cell.baseline.label,
+                self.evidence.sessions,
+                self.index,
+                dtype=self.evidence.plan.dtype,
+                exact=self._planned(arm).family is Family.EXACT,
+            )
+        )
+
+    def _planned(self, arm: Arm) -> PlannedArm:
+        method = arm.label.removesuffix(AGAIN)
+        return next(planned for planned in self.evidence.plan.arms if planned.label == method)
 
     def _byte_floor(self, arm: Arm) -> ByteFloor | None:
         """Nothing to check where an arm never ran, or, for a control, where little is read."""
@@ -127,8 +169,7 @@ class _CellResults:
         return seen[0] if seen else None
 
     def _result(self, arm: Arm, verdict: LatencyVerdict) -> ArmResult:
-        method = arm.label.removesuffix(AGAIN)
-        planned = next(p for p in self.evidence.plan.arms if p.label == method)
+        method, planned = arm.label.removesuffix(AGAIN), self._planned(arm)
         quality = _quality_verdict(self.evidence, planned)
         memory = _memory_verdict(self.evidence, method, self.cell.baseline.label)
         judged = arm.role in (Role.CANDIDATE, Role.CONTROL)  # the baseline has no ratio to itself
@@ -159,15 +200,16 @@ class _CellResults:
 
     def _never_ran(self, planned: PlannedArm) -> ArmResult:
         failure = self._failure(planned.label)
+        finding = failure_finding(failure.reason if failure else "", "")
         role = Role.CONTROL if planned.family is Family.CONTROL else Role.CANDIDATE
         said = Verdicts(
-            latency=Verdict.VOID.value,
-            latency_reason=Reason.NOT_MEASURED.value,
+            latency=finding.verdict.value,
+            latency_reason=finding.reason.value,
             quality=not_evaluated("not-measured", "").verdict.value,
             quality_reason="not-measured",
             memory=not_measured().verdict.value,
             memory_reason=not_measured().reason.value,
-            next_step=(failure.hint if failure else "") or NEXT_STEP[Reason.NOT_MEASURED],
+            next_step=(failure.hint if failure else "") or finding.next_step,
         )
         return replace(
             self._bare(planned, planned.label, role, said),
@@ -187,7 +229,7 @@ class _CellResults:
             source_sha256=planned.source_sha256,
             baseline=self.cell.baseline.label,
             verdict=said,
-            protocol=msgspec.to_builtins(evidence.plan.request.protocol),
+            protocol=msgspec.to_builtins(evidence.protocol),
             environment=self._environment(),
         )
 
@@ -209,6 +251,7 @@ class _CellResults:
         places: list[Mapping[str, ArmFailure]] = [
             pilot.session.cells[self.index].failures,
             *(cell.failures for cell in self._samples),
+            *(session.failures for session in self.evidence.sessions),
         ]
         found = [place[label] for place in places if label in place]
         return pilot.arms[method].failure or (found[0] if found else None)
@@ -304,6 +347,7 @@ def _memory_verdict(evidence: Evidence, method: str, baseline: str) -> MemoryVer
         baseline_bytes=base.reachable_bytes,
         reachable_saving=base.reachable_bytes - own.reachable_bytes,
         allocated_saving=base.allocated_bytes - own.allocated_bytes,
+        host_bytes=own.host_bytes - base.host_bytes,
     )
 
 

@@ -2,6 +2,8 @@
 
 Clock, GPU probe and arms are passed in, so that the order can be tested with simulated ones. What
 an arm does wrong costs that arm its place and nobody else: the other arms' blocks stay complete.
+How many steps a visit has, and on which inputs, is drawn when it begins: no arm can know which of
+its steps are timed, or which of those will be looked at.
 """
 
 from __future__ import annotations
@@ -11,15 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
-from typing import Protocol
+from typing import Any, Protocol
 
-from attnbench.errors import AttnbenchError, DoesNotFit, WorkerFailed
+from attnbench.errors import AttnbenchError, DoesNotFit, SessionLost
 from attnbench.measure.clock import Clock
+from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.nvml import GpuProbe
+from attnbench.measure.phases import Phases
 from attnbench.measure.tasks import ArmFailure, StepCounts
 from attnbench.protocol.cell import Visit
 from attnbench.protocol.schedule import SessionSchedule
 from attnbench.stats.warmup import warmed_up
+
+EXTRA_SHARE = 0.25  # of a visit's timed steps, at most, that are drawn on top
+VISIT_PATIENCE = 50.0  # times as long as its warm-up says that a visit lasts
+LEAST_PATIENCE_S = 60.0
 
 
 class RunningArm(Protocol):
@@ -28,8 +36,11 @@ class RunningArm(Protocol):
     def step(self) -> object:
         """One decode step."""
 
-    def inspect(self) -> None:
-        """Raise when the last output or the shared cache is not what it should be."""
+    def inspect(self, *, thoroughly: bool = False) -> None:
+        """Raise when the last step left behind what it should not."""
+
+    def kept(self) -> Any:
+        """What the last step was given and returned, copied."""
 
     def witness(self) -> dict[str, float]:
         """The method's proof that it engaged, averaged over layers."""
@@ -37,9 +48,26 @@ class RunningArm(Protocol):
     def read_bytes(self) -> int:
         """The least bytes that one step must read."""
 
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that one step launches; empty where none can be told."""
 
-Tell = Callable[[int, int, str], None]  # done, total, what runs now
+
+class Inputs(Protocol):
+    """What the steps of all arms are given."""
+
+    def freshen(self, seed: int) -> None:
+        """New inputs for every step."""
+
+
+class Guard(Protocol):
+    """The process that the arms share."""
+
+    def require_unchanged(self) -> None:
+        """Put back what the last arm changed, and raise for it."""
+
+
 Setup = Callable[[], RunningArm]
+Draw = Callable[[int], int]  # n -> a number below n that nobody can foresee
 
 
 @dataclass
@@ -47,17 +75,29 @@ class Walk:
     """What came of a walk; arms that failed are in `failures` only."""
 
     warmup_us: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    set_up_us: dict[str, tuple[float, ...]] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
+    kept: dict[str, list[Any]] = field(default_factory=dict)  # by visit
     timed_steps: dict[str, int] = field(default_factory=dict)
     witness: dict[str, dict[str, float]] = field(default_factory=dict)
     read_bytes: dict[str, int] = field(default_factory=dict)
+    kernels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     failures: dict[str, ArmFailure] = field(default_factory=dict)
 
     def drop(self, label: str, failure: ArmFailure) -> None:
         """The arm failed: nothing that it measured can be compared with the others."""
         self.failures[label] = failure
-        for kept in (self.warmup_us, self.timed_steps, self.witness, self.read_bytes):
-            kept.pop(label, None)
+        by_arm: tuple[dict[str, Any], ...] = (
+            self.warmup_us,
+            self.set_up_us,
+            self.kept,
+            self.timed_steps,
+            self.witness,
+            self.read_bytes,
+            self.kernels,
+        )
+        for figures in by_arm:
+            figures.pop(label, None)
         self.visits = [visit for visit in self.visits if visit.arm != label]
 
 
@@ -65,18 +105,24 @@ class Walk:
 class Walker:
     """What a walk needs besides its schedule.
 
-    `reclaim` takes memory back from arms that are gone; `tell` hears (done, total, arm).
+    `reclaim` takes memory back from arms that are gone; `cell` numbers the cell for the parent.
     """
 
     arms: Mapping[str, Setup]
+    inputs: Inputs
     clock: Clock
     probe: GpuProbe
+    guard: Guard
     steps: StepCounts
     reclaim: Callable[[], None]
-    tell: Tell
+    talk: Talk
+    draw: Draw
+    phases: Phases
+    cell: int = 0
+    title: str = ""
 
     def walk(self, schedule: SessionSchedule) -> Walk:
-        """Every group of the schedule; raises `WorkerFailed` only when the device is lost."""
+        """Every group of the schedule; raises `SessionLost` only when the device is lost."""
         return _Run(self, schedule).run()
 
 
@@ -100,11 +146,14 @@ class _Run:
     def _set_up(self, order: Sequence[str]) -> None:
         for label in order:
             if label not in self._walk.failures:
-                with self._contained(label, "set-up"):
+                with self._contained(label, Doing.SET_UP), self._with.phases("set-up") as took:
                     self._running[label] = self._with.arms[label]()
+                if label in self._running:
+                    so_far = self._walk.set_up_us.get(label, ())
+                    self._walk.set_up_us[label] = (*so_far, took.seconds * 1e6)
         for label in order:
             if label in self._running:
-                with self._contained(label, "warm-up"):
+                with self._contained(label, Doing.WARM_UP):
                     self._warm_up(label)
             self._tell(label)
 
@@ -112,62 +161,117 @@ class _Run:
         """The full warm-up in the first group; later, after a new capture, the untimed steps."""
         arm, steps = self._running[label], self._with.steps
         if label in self._walk.warmup_us:
-            self._with.clock.time(arm.step, steps.untimed_steps)
+            with self._with.phases("untimed"):
+                self._with.clock.time(arm.step, steps.untimed_steps)
         else:
-            warmup_us = self._with.clock.time(arm.step, steps.warmup_steps).steps_us
-            if not warmed_up(warmup_us):
-                warmup_us += self._with.clock.time(arm.step, steps.warmup_steps).steps_us
-            self._walk.warmup_us[label] = warmup_us
-            self._walk.timed_steps[label] = visit_length(warmup_us, steps)
-            self._walk.read_bytes[label] = arm.read_bytes()
-        arm.inspect()
+            with self._with.phases("warm-up"):
+                self._first_warm_up(label)
+        if not steps.bare:
+            with self._with.phases("checks"):
+                arm.inspect(thoroughly=True)
+                self._with.inputs.freshen(self._with.draw(1 << 31))
+
+    def _first_warm_up(self, label: str) -> None:
+        arm, steps, clock = self._running[label], self._with.steps, self._with.clock
+        warmup_us = clock.time(arm.step, steps.warmup_steps).steps_us
+        if not steps.bare and not warmed_up(warmup_us):
+            warmup_us += clock.time(arm.step, steps.warmup_steps).steps_us
+        self._walk.warmup_us[label] = warmup_us
+        self._walk.timed_steps[label] = visit_length(warmup_us, steps)
+        self._walk.read_bytes[label] = arm.read_bytes()
 
     def _block(self, group: int, arms: Sequence[str]) -> None:
+        self._with.inputs.freshen(self._with.draw(1 << 31))
         for position, label in enumerate(arms):
             if label in self._running:
-                with self._contained(label, f"block {self._blocks}"):
-                    self._walk.visits.append(self._visit(label, group, position))
+                with self._contained(label, Doing.TIMED):
+                    self._visit(label, group, position)
             self._tell(label)
         self._blocks += 1
 
-    def _visit(self, label: str, group: int, position: int) -> Visit:
-        arm, clock, probe = self._running[label], self._with.clock, self._with.probe
-        before = probe.read()
-        clock.time(arm.step, self._with.steps.untimed_steps)
-        timing = clock.time(arm.step, self._walk.timed_steps[label])
-        after = probe.read()
-        arm.inspect()
-        return Visit(
-            arm=label,
-            group=group,
-            block=self._blocks,
-            position=position,
-            steps_us=timing.steps_us,
-            wall_us=timing.wall_us,
-            gpu={**after, **{f"before_{name}": value for name, value in before.items()}},
+    def _visit(self, label: str, group: int, position: int) -> None:
+        arm, clock, phases, draw = (
+            self._running[label],
+            self._with.clock,
+            self._with.phases,
+            self._with.draw,
+        )
+        least = self._walk.timed_steps[label]
+        count = least + draw(ceil(least * EXTRA_SHARE) + 1)
+        untimed = self._with.steps.untimed_steps + draw(self._with.steps.untimed_steps + 1)
+        with phases("checks"):
+            before = self._with.probe.read()
+        with phases("untimed"):
+            clock.time(arm.step, untimed)
+        self._mark(label, Doing.TIMED)
+        with phases("timed"):
+            timing = clock.time(arm.step, count)
+        self._mark(label, Doing.VISITED)
+        with phases("checks"):
+            self._walk.kept.setdefault(label, []).append(arm.kept())
+            after = self._with.probe.read()
+            arm.inspect()
+        self._walk.visits.append(
+            Visit(
+                arm=label,
+                group=group,
+                block=self._blocks,
+                position=position,
+                steps_us=timing.steps_us,
+                wall_us=timing.wall_us,
+                gpu={**after, **{f"before_{name}": value for name, value in before.items()}},
+                untimed_steps=untimed,
+            )
         )
 
     def _take_down(self) -> None:
-        for label in list(self._running):
-            with self._contained(label, "witness"):
-                self._walk.witness[label] = self._running[label].witness()
-        self._running.clear()
-        self._with.reclaim()
+        with self._with.phases("checks"):
+            for label in list(self._running):
+                with self._contained(label, Doing.PROBED):
+                    self._walk.witness[label] = self._running[label].witness()
+                    self._running[label].inspect(thoroughly=True)
+                    self._walk.kernels[label] = self._running[label].kernels()
+            self._running.clear()
+            self._with.reclaim()
 
     @contextmanager
-    def _contained(self, label: str, during: str) -> Iterator[None]:
+    def _contained(self, label: str, doing: Doing) -> Iterator[None]:
+        during = f"block {self._blocks}" if doing is Doing.TIMED else doing.value
+        self._mark(label, doing)
         try:
             yield
+            self._with.guard.require_unchanged()
+        except SessionLost:
+            raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
-            self._walk.drop(label, arm_failure(error, during))
+            self._walk.drop(label, failure_of(error, during, self._with.guard))
             self._running.pop(label, None)
         # Not in the except clause, whose traceback keeps the arm's memory alive.
         if label in self._walk.failures:
             recover(label, self._walk.failures[label], self._with.reclaim)
 
+    def _mark(self, label: str, doing: Doing) -> None:
+        patience_s = self._visit_patience_s(label) if doing in (Doing.TIMED, Doing.VISITED) else 0.0
+        self._with.talk.mark(
+            Mark(
+                arm=label,
+                doing=doing,
+                cell=self._with.cell,
+                block=self._blocks,
+                patience_s=patience_s,
+            )
+        )
+
+    def _visit_patience_s(self, label: str) -> float:
+        warmup_us = self._walk.warmup_us.get(label)
+        if not warmup_us:
+            return 0.0
+        visit_us = self._walk.timed_steps[label] * median(warmup_us)
+        return max(LEAST_PATIENCE_S, VISIT_PATIENCE * visit_us / 1e6)
+
     def _tell(self, label: str) -> None:
         self._done += 1
-        self._with.tell(self._done, self._total, label)
+        self._with.talk.progress(self._done, self._total, f"{label} ({self._with.title})")
 
     @property
     def _total(self) -> int:
@@ -178,28 +282,45 @@ class _Run:
 
 
 def visit_length(warmup_us: Sequence[float], steps: StepCounts) -> int:
-    """Timed steps of each visit of an arm, from the median of the last half of its warm-up."""
+    """The least timed steps of each visit of an arm, from the median of the last half of its
+    warm-up."""
     step_us = median(warmup_us[len(warmup_us) // 2 :])
     return max(steps.timed_steps, ceil(steps.min_visit_ms * 1e3 / step_us))
 
 
 def recover(label: str, outcome: object, reclaim: Callable[[], None]) -> None:
-    """Make the bench whole after an arm's turn; `WorkerFailed` where the device is lost to all."""
+    """Make the bench whole after an arm's turn; `SessionLost` where the device is lost to all."""
     try:
         reclaim()
     except RuntimeError as error:
         said = outcome.message if isinstance(outcome, ArmFailure) else str(error)
-        raise WorkerFailed(
+        raise SessionLost(
             f"{label} made the device unusable for every arm: {said}",
             hint=f"leave {label} out and run again",
         ) from error
+
+
+def failure_of(error: Exception, during: str, guard: Guard) -> ArmFailure:
+    """The error as data; what the arm changed before it raised is its doing, whatever it raised."""
+    failure = arm_failure(error, during)
+    try:
+        guard.require_unchanged()
+    except AttnbenchError as changed:
+        return failure if failure.reason else arm_failure(changed, during)
+    return failure
 
 
 def arm_failure(error: Exception, during: str) -> ArmFailure:
     """The error as data; running out of memory is `DoesNotFit` whoever raised it."""
     kind = type(error).__name__
     if isinstance(error, AttnbenchError):
-        return ArmFailure(type=kind, message=error.message, hint=error.hint, during=during)
+        return ArmFailure(
+            type=kind,
+            message=error.message,
+            hint=error.hint,
+            during=during,
+            reason=str(error.reason),
+        )
     if kind in ("OutOfMemoryError", "MemoryError"):
         kind = DoesNotFit.__name__
     return ArmFailure(type=kind, message=str(error)[:500], hint="", during=during)

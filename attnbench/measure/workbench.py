@@ -8,25 +8,41 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnbench.errors import DoesNotFit, ModelError
+from attnbench.errors import DoesNotFit, ModelError, SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.floor import weight_bytes
+from attnbench.measure.taps import Echo
 from attnbench.measure.tasks import Bench, Fill, LayerFacts
-from attnbench.models.adapter import ExactCache, Router, SurveyedLayer, attention_router
+from attnbench.methods.base import MethodLayer
+from attnbench.models.adapter import (
+    ExactCache,
+    PassingCache,
+    Router,
+    SurveyedLayer,
+    attention_router,
+    folded_rows,
+)
+from attnbench.models.exact import ExactLayer
 from attnbench.models.info import LoadedModel, check_context
-from attnbench.models.prefill import prefill, synthetic_fill
+from attnbench.models.prefill import last_logits, prefill, synthetic_fill
 from attnbench.models.survey import survey
-from attnbench.models.tables import full_attention_shapes, qkv_tables
+from attnbench.models.tables import full_attention_shapes, linked, qkv_tables, relink
 from attnbench.protocol.cell import Arm, Mode, Scope
+from attnbench.protocol.verdict import Reason
 from attnbench.quality.text import default_text, read_text, windows
 
-TABLE_STEPS = 64  # fresh tokens before a table starts again
+TEXT_STEPS = 64  # tokens of the text after the prompt, the first to be decoded
+# Rows of a table of inputs, before it starts again: as many as the bytes allow.
+FEWEST_ROWS, MOST_ROWS = 64, 1024
+TABLE_BYTES = {"cuda": 256 << 20, "cpu": 2 << 20}
+PLACE_MULTIPLIER = 0x9E3779B97F4A7C1  # odd: spreads a row's place over 64 bits
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -36,7 +52,7 @@ class Workbench:
     def __init__(self, bench: Bench, loaded: LoadedModel, router: Router) -> None:
         self.bench = bench
         self.kernels = dict(bench.kernels)
-        self.broken: dict[str, str] = {}  # by arm, why it is not to be set up again
+        self.broken = dict(bench.left_out)  # by arm, why it is not to be set up again
         self.loaded = loaded
         self.router = router
         self.device = torch.device(bench.device)
@@ -45,35 +61,128 @@ class Workbench:
         )
         refuse_without_full_attention(self.surveyed)
         self.weight_bytes = weight_bytes(loaded.module, bench.batch)
-        self.tables = qkv_tables(self.surveyed, TABLE_STEPS, bench.seed)
+        self.tables = qkv_tables(self.surveyed, self._rows(), bench.seed)
         self.cache = ExactCache([layer.shape for layer in self.surveyed])
-        self._prompt, self.token_table = self._tokens()
+        self._prompt, tokens = self._tokens()
+        self._vocabulary = torch.unique(tokens)
+        self.token_words = linked(tokens)
+        self._fill: Callable[[], None] = self._fill_from_prompt
         self._fill()
         self.cache_sha256 = self.cache.sha256()
         self._intact = checksum(self.cache)
+        self._folded = folded(self.cache)
+        self._weights = weight_sums(loaded.module)
+        self._anatomy = anatomy(loaded.module)
+        self.freshen(bench.seed)
 
     def set_up(self, arm: Arm, scope: Scope, mode: Mode) -> BenchArm:
         """The arm with fresh state and workspaces, captured anew in graph mode."""
         if arm.label in self.broken:
-            raise BrokenArm(self.broken[arm.label])
+            failure = self.broken[arm.label]
+            raise BrokenArm(failure.message, hint=failure.hint, reason=failure.reason)
         return BenchArm(self, arm.method, self.kernels.get(arm.label), scope, mode)
 
-    def require_intact_cache(self) -> None:
-        """Raise `BrokenArm` where the exact cache is not as it was after its prefill."""
-        if not torch.equal(checksum(self.cache), self._intact):
-            raise BrokenArm("it left the shared cache changed: rows [0, N) or the zeros after them")
+    def freshen(self, seed: int) -> None:
+        """New inputs for every step, in place: q, k and v, and tokens that the text holds."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        for words in (self.tables.words, self.token_words):
+            relink(words)
+        self.tables.rows.normal_(generator=generator)
+        tokens = self.token_words[:, :-1]
+        drawn = torch.randint(
+            len(self._vocabulary), tokens.shape, generator=generator, device=self.device
+        )
+        tokens.copy_(self._vocabulary[drawn])
+        self._inputs = self._input_sums()
+
+    def hold(self) -> None:
+        """The first row's inputs for every step, until `freshen`."""
+        for words in (self.tables.words, self.token_words):
+            words[:, :-1] = words[:1, :-1].clone()
+        self._inputs = self._input_sums()
+
+    def require_intact(self, *, thoroughly: bool = False) -> None:
+        """Raise `BrokenArm` where the exact cache, but for the slot that steps write, is not as it
+        was after its prefill, or inputs are not as they were handed out.
+
+        `thoroughly`: the slot too, and by a sum that tells rows that changed places.
+        """
+        now, before = checksum(self.cache), self._intact
+        if not thoroughly:
+            now, before = (_without(sums, self.bench.context) for sums in (now, before))
+        whole = torch.equal(now, before)
+        if whole and thoroughly:
+            whole = torch.equal(folded(self.cache), self._folded)
+        if not whole:
+            raise BrokenArm(
+                "it left the shared cache changed: rows [0, N) or the zeros after them",
+                reason=Reason.CACHE_CHANGED,
+            )
+        if not torch.equal(self._input_sums(), self._inputs):
+            raise BrokenArm("it changed inputs of other steps", reason=Reason.INPUTS_CHANGED)
+
+    def require_intact_model(self) -> None:
+        """Raise `SessionLost` where the model's weights or modules are not as they were loaded."""
+        if not torch.equal(weight_sums(self.loaded.module), self._weights):
+            raise SessionLost("it changed the model's weights", reason=Reason.WEIGHTS_CHANGED.value)
+        if anatomy(self.loaded.module) != self._anatomy:
+            raise SessionLost(
+                "it changed the model's modules or their hooks", reason=Reason.WEIGHTS_CHANGED.value
+            )
+
+    @torch.no_grad()
+    def logits_given(self, tokens: Tensor, outputs: Mapping[int, Tensor]) -> Tensor:
+        """Logits [B, vocab] after `tokens` [B], attention of each layer having given `outputs`
+        [B,H,1,D]; a sliding layer, which has none, attends exactly."""
+        layers: list[MethodLayer] = []
+        for layer, view in zip(self.surveyed, self.cache.views, strict=True):
+            given = outputs.get(layer.shape.layer)
+            built = ExactLayer(layer.shape, layer.window) if given is None else Echo(given)
+            built.prefill(view)
+            layers.append(built)
+        self.router.decode(layers)
+        ids = tokens.to(self.device).view(-1, 1)
+        places = torch.full_like(ids, self.cache.length.tokens)
+        logits = last_logits(self.loaded.module, ids, places, PassingCache(self.cache.length))
+        self.cache.reset(self.bench.context)
+        return logits
+
+    def accept_cache(self, fill: Callable[[], None]) -> None:
+        """Take the cache as it is now for intact; `fill` makes it so again."""
+        self._fill = fill
+        self._intact = checksum(self.cache)
+        self._folded = folded(self.cache)
+
+    def accept_inputs(self) -> None:
+        """Take the inputs as they are now for intact, until `freshen` or `hold`."""
+        self._inputs = self._input_sums()
+
+    def _input_sums(self) -> Tensor:
+        return torch.stack([self.tables.words.sum(), self.token_words.sum()])
+
+    def _rows(self) -> int:
+        """Rows of a table of inputs that its share of memory holds."""
+        shapes = full_attention_shapes(self.surveyed)
+        row_bytes = sum(
+            shape.batch * (shape.heads + 2 * shape.kv_heads) * shape.head_dim * shape.dtype.itemsize
+            for shape in shapes
+        )
+        return min(max(TABLE_BYTES[self.device.type] // row_bytes, FEWEST_ROWS), MOST_ROWS)
 
     def reclaim(self) -> None:
         """Take memory back from arms that are gone, and make whole what they may have damaged."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        self.cache.reset(self.bench.context)
+        if not torch.equal(self._input_sums(), self._inputs):
+            self.freshen(self.bench.seed)
         if not torch.equal(checksum(self.cache), self._intact):
             self._fill()
         if not torch.equal(checksum(self.cache), self._intact):
             raise ModelError("the same prefill did not give the same cache again")
 
-    def _fill(self) -> None:
+    def _fill_from_prompt(self) -> None:
         if self._prompt is None:
             synthetic_fill(self.cache, self.bench.context, self.bench.seed)
         else:
@@ -84,7 +193,7 @@ class Workbench:
         bench = self.bench
         if bench.fill is Fill.SYNTHETIC:
             generator = torch.Generator().manual_seed(bench.seed)
-            size = (TABLE_STEPS, bench.batch)
+            size = (MOST_ROWS, bench.batch)
             ids = torch.randint(self.loaded.info.vocab, size, generator=generator)
             return None, ids.to(self.device)
         if self.loaded.tokenizer is None:
@@ -96,12 +205,13 @@ class Workbench:
             windows(
                 self.loaded.tokenizer,
                 default_text() if bench.text is None else read_text(bench.text),
-                bench.context + TABLE_STEPS,
+                bench.context + TEXT_STEPS,
                 bench.batch,
                 bench.seed,
             )
         ).to(self.device)
-        return ids[:, : bench.context], ids[:, bench.context :].T.contiguous()
+        after = ids[:, bench.context :].T
+        return ids[:, : bench.context], after.repeat(MOST_ROWS // TEXT_STEPS, 1)
 
 
 @contextmanager
@@ -172,6 +282,53 @@ def bit_sums(rows: Tensor) -> Tensor:
     """
     width = math.gcd(8, rows.shape[-1] * rows.element_size())
     return rows.view(INTEGERS[width]).sum(dim=(0, 1, 3), dtype=torch.int64)
+
+
+def _without(sums: Tensor, token: int) -> Tensor:
+    """Sums by token [.., capacity] without one of them."""
+    return torch.cat([sums[:, :token], sums[:, token + 1 :]], dim=1)
+
+
+def folded(cache: ExactCache) -> Tensor:
+    """One number for each of the cache's tensors, int64 [2 * layers].
+
+    Rows that changed places show, which the sums over a token's heads and sequences do not tell.
+    """
+    numbers = []
+    for view in cache.views:
+        for rows in (view.k, view.v):
+            by_row = folded_rows(rows).flatten()
+            places = torch.arange(1, 2 * by_row.numel(), 2, device=by_row.device)
+            numbers.append((by_row * places * PLACE_MULTIPLIER).sum())
+    return torch.stack(numbers)
+
+
+def anatomy(module: torch.nn.Module) -> list[tuple[Any, ...]]:
+    """Every part's class, its own forward if an instance has one, and its hooks."""
+    return [
+        (
+            name,
+            type(part),
+            type(part).forward,
+            vars(part).get("forward"),
+            list(part._forward_hooks.values()),
+            list(part._forward_pre_hooks.values()),
+        )
+        for name, part in module.named_modules()
+    ]
+
+
+def weight_sums(module: torch.nn.Module) -> Tensor:
+    """The bits of every parameter and buffer added up, int64, on the device."""
+    return torch.stack(
+        [_flat_sum(each.detach()) for each in (*module.parameters(), *module.buffers())]
+    )
+
+
+def _flat_sum(tensor: Tensor) -> Tensor:
+    flat = tensor.reshape(-1)
+    width = math.gcd(8, flat.numel() * flat.element_size())
+    return flat.view(INTEGERS[width]).sum(dtype=torch.int64)
 
 
 def layer_facts(surveyed: tuple[SurveyedLayer, ...]) -> tuple[LayerFacts, ...]:

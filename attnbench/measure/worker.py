@@ -29,7 +29,7 @@ def main() -> int:
     end_with_parent()
     events = take_stdout()
     try:
-        task: Task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+        task: Task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
         prepare(task)
         events.send(Result(result=perform(task, events)))
     except KeyboardInterrupt:
@@ -55,11 +55,11 @@ def perform(task: Task, events: EventWriter) -> TaskResult:
     if isinstance(task, SessionTask):
         from attnbench.measure.session import run_session
 
-        return run_session(task, events.progress)
+        return run_session(task, events)
     if isinstance(task, PilotTask):
         from attnbench.measure.pilot import run_pilot
 
-        return run_pilot(task, events.progress)
+        return run_pilot(task, events)
     if isinstance(task, MemoryTask):
         from attnbench.measure.memory import run_memory
 
@@ -73,7 +73,7 @@ def failure_event(error: Exception) -> Failure:
     """The error by the name of its nearest class in `attnbench.errors`, which the parent knows."""
     kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__]
     if isinstance(error, AttnbenchError):
-        return Failure(type=kinds[0], message=error.message, hint=error.hint)
+        return Failure(type=kinds[0], message=error.message, hint=error.hint, reason=error.reason)
     return Failure(type=type(error).__name__, message=str(error), hint="")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from attnbench.errors import Unsupported
 from attnbench.methods.base import Method
 from attnbench.methods.trial import Case
+from attnbench.protocol.integrity import ERROR_BOUND
 
 APPENDED = 3
 TOKENS = (1, 31, 32, 33, 64, 127, 4096)
@@ -39,10 +40,7 @@ FULL = tuple(
     for group in GROUPS
 )
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# float32: room for any order of summation and for fast exponentials (1e-6 is usual), but not for
-# TF32 or float16 inside, which are wrong by 2e-4 and more. 16-bit types: eight unit roundoffs,
-# for an output, weights and (in eager attention) scores that are each rounded to the type.
-BOUNDS = {torch.float32: 5e-5, torch.float16: 8 * 2.0**-11, torch.bfloat16: 8 * 2.0**-8}
+BOUNDS = {dtype: ERROR_BOUND[str(dtype).removeprefix("torch.")] for dtype in DTYPES}
 
 
 class Outcome(StrEnum):

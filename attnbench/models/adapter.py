@@ -9,6 +9,7 @@ windows come from the survey.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from attnbench.errors import ModelError
 from attnbench.methods.base import CacheLength, CacheView, LayerShape, MethodLayer
 from attnbench.models.exact import causal_attention
 
+FOLD_SEED = 2026  # of the multipliers that fold a cached row into 64 bits
 # What the model passes to its attention function, and the output [B,H,n,D] it gets.
 Attend = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None, dict[str, Any]], Tensor]
 
@@ -93,13 +95,16 @@ class ExactCache(_Lengths):
             view.v[:, :, tokens:].zero_()
 
     def sha256(self) -> str:
-        """Hash of the length and of every row, the spare ones too: a dirty tail shows."""
+        """Hash of the length and of every row, the spare ones too: a dirty tail shows.
+
+        Each row is first folded into 64 bits on the device, by a fixed random multiplier for every
+        place in it: gigabytes need not come to the host, and a moved or changed bit still shows.
+        """
         digest = hashlib.sha256(str(self.length.tokens).encode())
         for view in self.views:
             for rows in (view.k, view.v):
                 digest.update(str(tuple(rows.shape)).encode())
-                for sequence in rows:
-                    digest.update(sequence.cpu().view(torch.uint8).numpy())
+                digest.update(folded_rows(rows).cpu().numpy().tobytes())
         return digest.hexdigest()
 
     def update(
@@ -241,6 +246,16 @@ def _configurations(module: nn.Module) -> list[Any]:
 def _layer_index(module: nn.Module) -> int:
     index: int = module.layer_idx  # type: ignore[assignment]
     return index
+
+
+def folded_rows(rows: Tensor) -> Tensor:
+    """[B,Hkv,capacity,D] of any dtype -> int64 [B,Hkv,capacity]: the sum of each row's bits, read
+    as integers, times odd random multipliers, modulo 2^64."""
+    width = math.gcd(8, rows.shape[-1] * rows.element_size())
+    words = rows.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[width])
+    generator = torch.Generator().manual_seed(FOLD_SEED)
+    multipliers = torch.randint(-(1 << 62), 1 << 62, words.shape[-1:], generator=generator) * 2 + 1
+    return (words * multipliers.to(rows.device)).sum(dim=-1)
 
 
 def _empty_rows(shape: LayerShape) -> Tensor:

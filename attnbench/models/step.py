@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -15,7 +18,7 @@ from attnbench.models.adapter import ExactCache, PassingCache, Router, SurveyedL
 from attnbench.models.exact import ExactLayer
 from attnbench.models.info import LoadedModel
 from attnbench.models.prefill import last_logits
-from attnbench.models.tables import QKVTables, RowReader, linked
+from attnbench.models.tables import QKVTables, RowReader
 
 
 class Step(Protocol):
@@ -60,8 +63,8 @@ def _sliding(layer: SurveyedLayer) -> MethodLayer:
 class DecodeStep:
     """The whole decode step: writes slot N of every layer and attends to N + 1 tokens.
 
-    `token_table` [T, B] (int64, on the model's device) holds the tokens to decode; the row is
-    chosen on the device, so that a captured step sees a fresh token at every replay.
+    `token_words` [T, B + 1] (int64, on the model's device, `linked`) holds the tokens to decode;
+    the row is chosen on the device, so that a captured step sees a fresh token at every replay.
     """
 
     def __init__(
@@ -70,15 +73,15 @@ class DecodeStep:
         router: Router,
         cache: ExactCache,
         layers: Sequence[MethodLayer],
-        token_table: Tensor,
+        token_words: Tensor,
     ) -> None:
         self.layers = tuple(layers)
         self._module = loaded.module
         self._router = router
         self._passing = PassingCache(cache.length)
-        self._tokens = RowReader(linked(token_table))
+        self._tokens = RowReader(token_words)
         self._position_ids = torch.full(
-            (token_table.shape[1], 1), cache.length.tokens, device=token_table.device
+            (token_words.shape[1] - 1, 1), cache.length.tokens, device=token_words.device
         )
 
     @torch.no_grad()
@@ -88,6 +91,11 @@ class DecodeStep:
         self._tokens.advance()
         ids = self._tokens.row.view(-1, 1)
         return last_logits(self._module, ids, self._position_ids, self._passing)
+
+    @property
+    def tokens(self) -> Tensor:
+        """Token ids [B] of the last step."""
+        return self._tokens.row
 
     def reset(self) -> None:
         """Back to the first token and the state after prefill."""
@@ -116,6 +124,10 @@ class AttentionStep:
             for layer, (q, k, v) in zip(self.layers, self._inputs, strict=True)
         )
 
+    def inputs_untouched(self) -> bool:
+        """Whether q, k and v of the last step are still as the table holds them."""
+        return self._rows.untouched()
+
     def reset(self) -> None:
         """Back to the first row and the state after prefill."""
         self._rows.reset()
@@ -136,6 +148,7 @@ class CapturedStep:
         self.layers = step.layers
         self._step = step
         self._graph = torch.cuda.CUDAGraph()
+        self._graph.enable_debug_mode()  # keeps the graph, so that its kernels can be named
         try:
             _warm_up(step, warmup_steps)
             step.reset()
@@ -158,6 +171,22 @@ class CapturedStep:
     def reset(self) -> None:
         """Back to the first row of the table and the state after prefill."""
         self._step.reset()
+
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that a replay launches, sorted, each as often as it is launched.
+
+        Can be asked once; empty where CUDA does not tell.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            dump = Path(folder) / "graph.dot"
+            self._graph.debug_dump(str(dump))
+            text = dump.read_text() if dump.exists() else ""
+        return kernel_names(text)
+
+
+def kernel_names(dot: str) -> tuple[str, ...]:
+    """From a graph as CUDA dumps it: a kernel's name stands before its launch dimensions."""
+    return tuple(sorted(re.findall(r"([\w$]+)\\?<\\?<\\?<", dot)))
 
 
 def _warm_up(step: Step, steps: int) -> None:

@@ -32,6 +32,11 @@ class RowReader:
         torch.index_select(self._words, 0, self._place, out=self._copy)
         self._place.add_(self._copy[0, -1:])
 
+    def untouched(self) -> bool:
+        """Whether the row that was brought last is still what the table holds."""
+        last = int(self._place - 1) % self._words.shape[0]
+        return torch.equal(self.row, self._words[last, :-1])
+
     def reset(self) -> None:
         """Back to before the first row, in place."""
         self._place.zero_()
@@ -39,9 +44,15 @@ class RowReader:
 
 def linked(words: Tensor) -> Tensor:
     """int64 rows [T,W] -> [T,W+1]: the last word is the distance to the row that follows."""
-    distances = words.new_ones(words.shape[0], 1)
-    distances[-1] = 1 - words.shape[0]
-    return torch.cat([words, distances], dim=1)
+    rows = pad(words, (0, 1))
+    relink(rows)
+    return rows
+
+
+def relink(rows: Tensor) -> None:
+    """Write the last word of `linked` rows anew, in place."""
+    rows[:, -1] = 1
+    rows[-1, -1] = 1 - rows.shape[0]
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,9 @@ STANDARD_ERRORS = 4.0
 REPLAY_RATIO = 0.7  # of the time on fresh inputs; honest arms stay near 1
 
 
+REST_OF_STEP = -1  # in place of a layer: all that is not attention
+
+
 class StepCheck(msgspec.Struct, frozen=True, kw_only=True):
     """The last timed step of one visit, in one layer, against the method's definition.
 
@@ -53,10 +56,12 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """Microseconds of attention steps, each on a new input, and all on one and the same."""
+    """Microseconds of attention steps: on new inputs that lay there before, all on one and the same
+    input, and on inputs that came only just before each step."""
 
     fresh_us: tuple[float, ...]
     held_us: tuple[float, ...]
+    moving_us: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Conduct:
     exact: bool
     checks: Sequence[Sequence[StepCheck]]  # by session
     influence: Sequence[Influence]
-    replays: Sequence[Replay]
+    replays: Sequence[tuple[Replay, Replay]]  # by session: the arm's, and the baseline's
     read_bytes: int
     exact_bytes: int  # that an exact arm of this cell reads
 
@@ -99,8 +104,12 @@ def _wrong_output(conduct: Conduct) -> str:
     worst = max(wrong, key=lambda check: (check.worst_head != check.worst_head, check.worst_head))
     return (
         f"{len(wrong)} of {len(checks)} timed steps differ from the method's own definition, by "
-        f"{worst.worst_head:.2g} at worst (layer {worst.layer}); {bound:.2g} is allowed"
+        f"{worst.worst_head:.2g} at worst ({_place(worst)}); {bound:.2g} is allowed"
     )
+
+
+def _place(check: StepCheck) -> str:
+    return "outside attention" if check.layer == REST_OF_STEP else f"layer {check.layer}"
 
 
 def _context_skipped(conduct: Conduct) -> str:
@@ -113,7 +122,8 @@ def _context_skipped(conduct: Conduct) -> str:
 
 def _false_witness(conduct: Conduct) -> str:
     for seen in conduct.influence:
-        error = STANDARD_ERRORS * (seen.declared * (1 - seen.declared) / seen.planted) ** 0.5
+        share = min(max(seen.declared, 0.0), 1.0)  # a witness may say anything
+        error = STANDARD_ERRORS * (share * (1 - share) / seen.planted) ** 0.5
         if abs(seen.counted - seen.declared) > SHARE_TOLERANCE + error:
             return (
                 f"its witness says that {seen.declared:.1%} of the tokens are attended to, but "
@@ -123,17 +133,39 @@ def _false_witness(conduct: Conduct) -> str:
 
 
 def _cached(conduct: Conduct) -> str:
-    """In every session, since one may be disturbed."""
-    ratios = [
-        statistics.median(seen.held_us) / statistics.median(seen.fresh_us)
-        for seen in conduct.replays
+    """In every session, since one may be disturbed, and beyond what the baseline shows."""
+    held = [
+        _gain(arm.held_us, arm.fresh_us, base.held_us, base.fresh_us)
+        for arm, base in conduct.replays
     ]
-    if not ratios or max(ratios) >= REPLAY_RATIO:
-        return ""
-    return (
-        f"attention to a repeated input takes {max(ratios):.0%} of the time of a fresh one: "
-        "results are kept from earlier steps"
-    )
+    if held and max(held) < REPLAY_RATIO:
+        return (
+            f"attention to a repeated input takes {max(held):.0%} of the time of a fresh one: "
+            "results are kept from earlier steps"
+        )
+    known = [
+        _gain(arm.fresh_us, arm.moving_us, base.fresh_us, base.moving_us)
+        for arm, base in conduct.replays
+    ]
+    if known and max(known) < REPLAY_RATIO:
+        return (
+            f"attention to inputs that lie ready takes {max(known):.0%} of the time of inputs that "
+            "come just before the step: steps are computed ahead"
+        )
+    return ""
+
+
+def _gain(
+    quick_us: Sequence[float],
+    slow_us: Sequence[float],
+    base_quick_us: Sequence[float],
+    base_slow_us: Sequence[float],
+) -> float:
+    """Time of an arm on easy inputs over that on hard ones, relative to the baseline's ratio.
+
+    Of the quickest steps: what disturbs a machine makes steps slower, never quicker.
+    """
+    return (min(quick_us) / min(slow_us)) / (min(base_quick_us) / min(base_slow_us))
 
 
 def _precision(conduct: Conduct) -> str:
@@ -146,7 +178,7 @@ def _precision(conduct: Conduct) -> str:
             f"attention reads {conduct.exact_bytes:,}"
         )
     bound = EXACT_SHARE * ERROR_BOUND[conduct.dtype]
-    errors = [check.error for session in conduct.checks for check in session]
+    errors = [c.error for session in conduct.checks for c in session if c.layer != REST_OF_STEP]
     if not errors or statistics.median(errors) <= bound:
         return ""
     return (

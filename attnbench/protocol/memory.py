@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 
 AGREE_SHARE = 0.02  # of the baseline's bytes
 AGREE_BYTES = 1 << 20  # the allocator's own rounding, for small caches
+HOST_BYTES = 8 << 20  # by which a resident set grows without anybody keeping anything
 MARGIN = 0.01  # of the baseline's bytes; a smaller saving is none
 
 
@@ -27,13 +28,15 @@ class MemoryReason(StrEnum):
 
     FIGURES_AGREE = "figures-agree"
     FIGURES_DISAGREE = "figures-disagree"
+    HIDDEN_STATE = "hidden-state"
     ONE_FIGURE_CLEAR = "one-figure-clear"
     NOT_MEASURED = "not-measured"
 
 
 NEXT_STEP = {
     MemoryReason.FIGURES_AGREE: "read the quality verdict beside it before using it",
-    MemoryReason.FIGURES_DISAGREE: "find what the arm keeps outside tensors(), workspaces included",
+    MemoryReason.FIGURES_DISAGREE: "find what tensors() names and the allocator does not hold",
+    MemoryReason.HIDDEN_STATE: "find what the arm keeps outside tensors(), on the host as well",
     MemoryReason.ONE_FIGURE_CLEAR: "measure with a larger cache, where rounding does not matter",
     MemoryReason.NOT_MEASURED: "see why the baseline or the arm has no figures, then measure again",
 }
@@ -49,19 +52,23 @@ class MemoryVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def memory_verdict(
-    *, baseline_bytes: int, reachable_saving: int, allocated_saving: int
+    *, baseline_bytes: int, reachable_saving: int, allocated_saving: int, host_bytes: int = 0
 ) -> MemoryVerdict:
     """What the savings in bytes, reachable and allocated, say against the baseline's reachable.
 
     Savings are the baseline's bytes less the arm's. They agree within 2 % of the baseline's bytes,
-    or within 1 MiB.
+    or within 1 MiB. An arm that holds more than it names, or keeps `host_bytes` more than the
+    baseline in host memory that is no tensor's, hides its state.
     """
     if baseline_bytes <= 0:
         return _verdict(MemoryOutcome.VOID, MemoryReason.NOT_MEASURED)
     shares = [saving / baseline_bytes for saving in (reachable_saving, allocated_saving)]
     smaller = min(shares, key=abs)
-    apart = abs(reachable_saving - allocated_saving)
-    if apart > max(AGREE_SHARE * baseline_bytes, AGREE_BYTES):
+    hidden = reachable_saving - allocated_saving
+    tolerance = max(AGREE_SHARE * baseline_bytes, AGREE_BYTES)
+    if hidden > tolerance or host_bytes > tolerance + HOST_BYTES:
+        return _verdict(MemoryOutcome.VOID, MemoryReason.HIDDEN_STATE, smaller)
+    if -hidden > tolerance:
         return _verdict(MemoryOutcome.INCONCLUSIVE, MemoryReason.FIGURES_DISAGREE, smaller)
     outcomes = {_outcome(share) for share in shares}
     if len(outcomes) > 1:

@@ -35,6 +35,7 @@ POINTERS = {
     torch.bfloat16: "*bf16",
     torch.int8: "*i8",
     torch.int32: "*i32",
+    torch.int64: "*i64",
 }
 # (method, dtype, head dimension, whether to compile every configuration or the default alone)
 CASES = (
@@ -44,6 +45,7 @@ CASES = (
     ("sink_window,impl=triton", torch.bfloat16, 128, False),
     ("int8_kv,impl=triton", torch.bfloat16, 64, True),
     ("int8_kv,impl=triton", torch.float16, 256, False),
+    ("waiting,impl=triton,wait_us=5,inner=flash_decode", torch.bfloat16, 64, False),
 )
 
 

@@ -37,7 +37,12 @@ from attnbench.quality.samples import GateArrays
 from tests.calibration.simulated_gpu import BANDWIDTH_GB_S, SimulatedArm
 from tests.protocol.samples import QUIET
 
-STEP_US = {"sdpa": 1000.0, "sdpa,backend=math": 3000.0, "eager_repeat_kv": 2000.0}
+STEP_US = {
+    "sdpa": 1000.0,
+    "sdpa,backend=math": 3000.0,
+    "eager_repeat_kv": 2000.0,
+    "zero_cost": 700.0,
+}
 KV_BYTES = 100 << 20
 SEED = 11
 READ_BYTES = 500_000_000  # a quarter of a millisecond at the simulated bandwidth

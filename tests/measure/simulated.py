@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from attnbench.measure.clock import Timing
+from attnbench.measure.events import Kept, Mark, Pick, Wanted
 
 
 @dataclass
@@ -31,7 +32,10 @@ class SimulatedArm:
     def step(self) -> float:
         return self.step_us
 
-    def inspect(self) -> None:
+    def kept(self) -> str:
+        return self.label
+
+    def inspect(self, *, thoroughly: bool = False) -> None:
         self.log.add(f"inspect {self.label}")
         self.inspections += 1
         if self.inspections in self.faults:
@@ -42,6 +46,9 @@ class SimulatedArm:
 
     def read_bytes(self) -> int:
         return 1024
+
+    def kernels(self) -> tuple[str, ...]:
+        return (f"kernel of {self.label}",)
 
 
 @dataclass
@@ -69,3 +76,52 @@ class SimulatedProbe:
         self.reads += 1
         self.log.add("probe")
         return {"temperature_c": self.reads}
+
+
+@dataclass
+class SimulatedInputs:
+    """Inputs that nobody reads."""
+
+    log: Log
+
+    def freshen(self, seed: int) -> None:
+        self.log.add(f"freshen {seed}")
+
+    def hold(self) -> None:
+        self.log.add("hold")
+
+
+@dataclass
+class SimulatedGuard:
+    """A process that arms change when they are told to: `faults` by number of the look."""
+
+    faults: dict[int, Exception] = field(default_factory=dict)
+    looks: int = 0
+
+    def require_unchanged(self) -> None:
+        self.looks += 1
+        if self.looks in self.faults:
+            raise self.faults[self.looks]
+
+
+@dataclass
+class Muted:
+    """A worker's words, kept; every question is answered with the first visit of each arm."""
+
+    told: list[tuple[int, int, str]] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+
+    def progress(self, done: int, total: int, detail: str) -> None:
+        self.told.append((done, total, detail))
+
+    def mark(self, mark: Mark) -> None:
+        self.marks.append(mark)
+
+    def ask(self, kept: Kept) -> Wanted:
+        return Wanted(
+            picks=tuple(
+                Pick(arm=arm, visit=0, layer=layer)
+                for arm in kept.visits
+                for layer in range(kept.layers)
+            )
+        )

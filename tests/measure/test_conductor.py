@@ -9,10 +9,11 @@ import pytest
 
 from attnbench.errors import AttnbenchError, Unsupported, WorkerFailed
 from attnbench.ledger import Ledger, verify
-from attnbench.measure.conductor import SILENCE_S, Conductor
+from attnbench.measure.conductor import Conductor
 from attnbench.measure.evidence import Evidence
 from attnbench.measure.plan import Plan
 from attnbench.measure.tasks import TaskResult
+from attnbench.measure.workers import SILENCE_S
 from attnbench.protocol.cell import Mode, Role, Scope
 from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, NoteTaker, broke
 from tests.measure.planned import EAGER, INT8, MATH, SDPA, ZERO, plan, request

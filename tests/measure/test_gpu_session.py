@@ -10,10 +10,13 @@ from attnbench.measure.bandwidth import LEAST_SHARE, read_bandwidth
 from attnbench.measure.clock import CudaEventClock
 from attnbench.measure.device import has_gpu
 from attnbench.measure.nvml import NvmlProbe
+from attnbench.measure.overseer import Overseer
 from attnbench.measure.session import walk_cells, worker_device
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import LayerFacts, MemoryTask, PilotTask, SessionTask
+from attnbench.measure.world import World
 from attnbench.protocol.cell import Mode, Scope
+from tests.measure.simulated import Muted
 from tests.measure.standing import CPU, STEPS, arm, cell, standing, with_arms
 from tests.models.tiny import COMMON, build
 
@@ -32,7 +35,9 @@ def test_a_session_runs_every_arm_and_leaves_the_cache_as_it_was(scope, mode):
     bench = with_arms(*METHODS, bench=CUDA)
     with standing(bench, "qwen3") as stands:
         before = stands.cache.sha256()
-        result = walk_cells(stands, (cell(bench, scope, mode),), STEPS, lambda *_: None)
+        result = walk_cells(
+            stands, (cell(bench, scope, mode),), STEPS, Muted(), World(stands.device)
+        )
         assert stands.cache.sha256() == before == result.cache_sha256
     (walked,) = result.cells
     assert walked.failures == {}
@@ -46,7 +51,9 @@ def test_a_session_runs_every_arm_and_leaves_the_cache_as_it_was(scope, mode):
 def test_a_broken_arm_fails_alone_in_a_graph(broken):
     bench = with_arms("sdpa", broken, "zero_cost", bench=CUDA)
     with standing(bench, "qwen3") as stands:
-        result = walk_cells(stands, (cell(bench, **GRAPH_CELL),), STEPS, lambda *_: None)
+        result = walk_cells(
+            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device)
+        )
     (walked,) = result.cells
     assert set(walked.failures) == {broken}
     assert len(walked.samples.visits) == 4 * 2
@@ -55,7 +62,9 @@ def test_a_broken_arm_fails_alone_in_a_graph(broken):
 def test_visits_carry_the_state_of_the_gpu_before_and_after():
     bench = with_arms("sdpa", "zero_cost", bench=CUDA)
     with standing(bench, "qwen3") as stands:
-        result = walk_cells(stands, (cell(bench, **GRAPH_CELL),), STEPS, lambda *_: None)
+        result = walk_cells(
+            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device)
+        )
     for visit in result.cells[0].samples.visits:
         assert visit.gpu["sm_clock_mhz"] > 0
         assert visit.gpu["before_temperature_c"] > 0
@@ -75,7 +84,9 @@ def test_pilot_session_and_memory_run_in_processes_of_their_own(tmp_path):
     build("qwen3", {**COMMON, "head_dim": 64}).to(torch.bfloat16).save_pretrained(tmp_path)
     bench = msgspec.structs.replace(with_arms(*METHODS, bench=CUDA), model=str(tmp_path))
     cells = tuple(cell(bench, scope, Mode.GRAPH) for scope in Scope)
-    pilot = run_task(PilotTask(bench=bench, cells=cells, steps=STEPS), lambda _: None, 300)
+    pilot = run_task(
+        PilotTask(bench=bench, cells=cells, steps=STEPS), Overseer(lambda *_: None), 300
+    )
     assert {label for label, found in pilot.arms.items() if found.failure} == set()
     assert len(pilot.arms["flash_decode"].launches) > 1
     assert pilot.device["processors"] > 0
@@ -83,10 +94,10 @@ def test_pilot_session_and_memory_run_in_processes_of_their_own(tmp_path):
     kernels = {label: found.fastest for label, found in pilot.arms.items() if found.fastest}
     bench = msgspec.structs.replace(bench, kernels=kernels)
     task = SessionTask(bench=bench, session=0, cells=cells, steps=STEPS)
-    session = run_task(task, lambda _: None, 300)
+    session = run_task(task, Overseer(lambda *_: None), 300)
     assert [walked.failures for walked in session.cells] == [{}, {}]
 
-    memory = run_task(MemoryTask(bench=bench, layers=pilot.layers), lambda _: None, 300)
+    memory = run_task(MemoryTask(bench=bench, layers=pilot.layers), Overseer(lambda *_: None), 300)
     assert memory.failures == {}
     assert memory.arms["sdpa"].keeps_exact_cache
     assert not memory.arms["int8_kv"].keeps_exact_cache
@@ -97,7 +108,7 @@ def test_what_a_method_hides_on_the_gpu_is_allocated_though_not_reachable():
     layers = (LayerFacts(layer=0, heads=8, kv_heads=8, head_dim=64, scale=0.125, window=None),)
     exact_bytes = 2 * 2 * 8 * 4096 * 64 * 2  # k and v, batch, KV heads, rows, dimension, bfloat16
     bench = msgspec.structs.replace(CUDA, arms=(arm("Quarter"), arm("Hides")), context=4095)
-    memory = run_task(MemoryTask(bench=bench, layers=layers), lambda _: None, 300)
+    memory = run_task(MemoryTask(bench=bench, layers=layers), Overseer(lambda *_: None), 300)
     honest, hiding = memory.arms["Quarter"], memory.arms["Hides"]
     assert honest.reachable_bytes == hiding.reachable_bytes == exact_bytes // 2
     assert honest.allocated_bytes == pytest.approx(exact_bytes // 2, rel=0.01)

@@ -7,9 +7,11 @@ import textwrap
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from attnbench.errors import DoesNotFit, WorkerFailed
+from attnbench.errors import DoesNotFit, SessionLost, WorkerFailed, WorkerHung
+from attnbench.measure.events import Kept, Mark, Pick, Wanted
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import Bench, Fill, MemoryResult, MemoryTask
 
@@ -38,7 +40,7 @@ def supervised(script: str, *, on_event=lambda event: None, silence_s=20.0, exit
 def test_the_task_arrives_and_the_result_comes_back():
     script = f"""
         import json, sys
-        assert json.load(sys.stdin)["task"] == "memory"
+        assert json.loads(sys.stdin.readline())["task"] == "memory"
         print('{GOOD}')
     """
     assert supervised(script) == MemoryResult(arms={}, failures={})
@@ -95,7 +97,7 @@ def test_what_is_no_event_is_shown():
 
 
 def test_silence_is_a_hang_and_ends_the_worker():
-    with pytest.raises(WorkerFailed, match=r"said nothing for 0\.5 s"):
+    with pytest.raises(WorkerHung, match=r"said nothing for 0\.5 s"):
         supervised("import time; time.sleep(600)", silence_s=0.5)
 
 
@@ -135,6 +137,89 @@ def test_a_flood_on_standard_error_does_not_block_the_worker():
         print('{GOOD}')
     """
     assert supervised(script) == MemoryResult(arms={}, failures={})
+
+
+def test_a_worker_that_asks_gets_its_answer_as_one_line_and_goes_on():
+    script = f"""
+        import json, sys
+        sys.stdin.readline()
+        print('{{"event":"kept","visits":{{"sdpa":4}},"layers":2}}', flush=True)
+        said = str(json.loads(sys.stdin.readline()))
+        print(json.dumps({{"event":"progress","done":1,"total":1,"detail":said}}), flush=True)
+        print('{GOOD}')
+    """
+    heard = []
+
+    def answer(event):
+        heard.append(event)
+        if isinstance(event, Kept):
+            return Wanted(picks=(Pick(arm="sdpa", visit=3, layer=1),))
+        return None
+
+    assert supervised(script, on_event=answer) == MemoryResult(arms={}, failures={})
+    assert heard[0] == Kept(visits={"sdpa": 4}, layers=2)
+    assert heard[1].detail == str({"picks": [{"arm": "sdpa", "visit": 3, "layer": 1}]})
+
+
+def test_a_worker_that_is_gone_when_it_is_answered_is_reported_as_it_ended():
+    script = """
+        import os, sys
+        sys.stdin.readline()
+        os.close(0)
+        print('{"event":"kept","visits":{"sdpa":4},"layers":2}', flush=True)
+        sys.exit(5)
+    """
+
+    def late(event):
+        time.sleep(0.3)
+        return Wanted(picks=(Pick(arm="sdpa", visit=0, layer=0),) * 10_000)
+
+    with pytest.raises(WorkerFailed, match="status 5"):
+        supervised(script, on_event=late)
+
+
+def test_a_worker_that_dies_without_having_read_its_task_is_reported_as_dead():
+    task = msgspec.structs.replace(
+        TASK, bench=msgspec.structs.replace(TASK.bench, model="x" * 1_000_000)
+    )
+    command = (sys.executable, "-c", "raise SystemExit(7)")
+    with pytest.raises(WorkerFailed, match="status 7") as caught:
+        run_task(task, lambda event: None, 20.0, command=command)
+    assert type(caught.value) is WorkerFailed
+
+
+def marked(patience_s: float) -> str:
+    """A line of a script that says what an arm is at, and how long that may last."""
+    sent = f'{{"event":"mark","arm":"a","doing":"probe","cell":0,"patience_s":{patience_s}}}'
+    return f"print('{sent}', flush=True)"
+
+
+def test_a_mark_can_shorten_the_silence_that_is_allowed():
+    heard = []
+    with pytest.raises(WorkerHung, match=r"said nothing for 0\.3 s"):
+        supervised(f"{marked(0.3)}; import time; time.sleep(600)", on_event=heard.append)
+    assert heard == [Mark(arm="a", doing="probe", cell=0, patience_s=0.3)]
+
+
+@pytest.mark.parametrize(
+    "next_event",
+    ["""print('{"event":"progress","done":1,"total":2,"detail":""}', flush=True)""", marked(0)],
+)
+def test_what_a_mark_asked_for_is_forgotten_after_the_next_event(next_event):
+    script = f"{marked(60)}; {next_event}; import time; time.sleep(600)"
+    with pytest.raises(WorkerHung, match=r"said nothing for 0\.4 s"):
+        supervised(script, silence_s=0.4)
+
+
+def test_the_reason_of_an_error_arrives_with_it():
+    script = """
+        print('{"event":"error","type":"SessionLost","message":"gone","hint":"",'
+              '"reason":"weights-changed"}')
+        raise SystemExit(1)
+    """
+    with pytest.raises(SessionLost, match="gone") as caught:
+        supervised(script)
+    assert caught.value.reason == "weights-changed"
 
 
 FORKS = """

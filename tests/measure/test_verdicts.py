@@ -222,7 +222,8 @@ def test_nothing_is_captured_of_a_way_that_does_not_exist(results):
         (KV_BYTES // 2, KV_BYTES // 2, "SMALLER"),
         (KV_BYTES * 2, KV_BYTES * 2, "LARGER"),
         (KV_BYTES, KV_BYTES, "EQUIVALENT"),
-        (KV_BYTES // 2, KV_BYTES, "INCONCLUSIVE"),
+        (KV_BYTES // 2, KV_BYTES, "VOID"),
+        (KV_BYTES, KV_BYTES // 2, "INCONCLUSIVE"),
     ],
 )
 def test_memory_counts_where_both_figures_agree(results, reachable, allocated, verdict):

@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from attnbench.errors import Unsupported, WorkerFailed
+from attnbench.errors import SessionLost, Unsupported
+from attnbench.measure.arms import BrokenArm
+from attnbench.measure.events import Doing
+from attnbench.measure.phases import Phases
 from attnbench.measure.tasks import StepCounts
-from attnbench.measure.visits import Walk, Walker, visit_length
+from attnbench.measure.visits import LEAST_PATIENCE_S, Walk, Walker, visit_length
 from attnbench.protocol.schedule import BlockSchedule, GroupSchedule, SessionSchedule, schedule
-from tests.measure.simulated import Log, SimulatedArm, SimulatedClock, SimulatedProbe
+from attnbench.protocol.verdict import Reason
+from tests.measure.simulated import (
+    Log,
+    Muted,
+    SimulatedArm,
+    SimulatedClock,
+    SimulatedGuard,
+    SimulatedInputs,
+    SimulatedProbe,
+)
 
 STEPS = StepCounts(warmup_steps=16, untimed_steps=2, timed_steps=3, min_visit_ms=0.0)
 TWO_GROUPS = SessionSchedule(
@@ -29,14 +42,21 @@ class Stage:
         self.faults: dict[str, dict[int, Exception]] = {}
         self.refuses: dict[str, Exception] = {}
         self.lost: Exception | None = None
-        self.told: list[tuple[int, int, str]] = []
+        self.talk = Muted()
+        self.guard = SimulatedGuard()
+        self.drawn = 0
         self.walker = Walker(
             arms={label: self.setup(label) for label in self.step_us},
             clock=self.clock,
             probe=SimulatedProbe(self.log),
             steps=steps,
             reclaim=self.reclaim,
-            tell=lambda *told: self.told.append(told),
+            inputs=SimulatedInputs(self.log),
+            guard=self.guard,
+            talk=self.talk,
+            draw=lambda below: self.drawn % below,
+            phases=Phases(),
+            title="a cell",
         )
 
     def reclaim(self) -> None:
@@ -63,12 +83,61 @@ def test_everything_runs_in_exactly_the_order_of_the_schedule():
     stage.walk()
     visit_a = ["probe", "time a x2", "time a x3", "probe", "inspect a"]
     visit_b = ["probe", "time b x2", "time b x3", "probe", "inspect b"]
-    first = ["set up a", "set up b", "time a x16", "inspect a", "time b x16", "inspect b"]
-    later = ["set up b", "set up a", "time b x2", "inspect b", "time a x2", "inspect a"]
+    fresh = ["freshen 0"]
+    warm_a = ["time a x16", "inspect a", *fresh]
+    warm_b = ["time b x16", "inspect b", *fresh]
+    first = ["set up a", "set up b", *warm_a, *warm_b]
+    later_b = ["time b x2", "inspect b", *fresh]
+    later = ["set up b", "set up a", *later_b, "time a x2", "inspect a", *fresh]
     assert stage.log.entries == [
-        *first, *visit_b, *visit_a, *visit_a, *visit_b, "reclaim",
-        *later, *visit_a, *visit_b, "reclaim",
+        *first, *fresh, *visit_b, *visit_a, *fresh, *visit_a, *visit_b,
+        "inspect a", "inspect b", "reclaim",
+        *later, *fresh, *visit_a, *visit_b, "inspect b", "inspect a", "reclaim",
     ]  # fmt: skip
+
+
+def test_how_long_a_visit_is_and_what_comes_before_it_is_drawn_when_it_begins():
+    stage = Stage(msgspec.structs.replace(STEPS, timed_steps=8))
+    stage.drawn = 1
+    walk = stage.walk()
+    assert {len(visit.steps_us) for visit in walk.visits} == {9}
+    assert {visit.untimed_steps for visit in walk.visits} == {3}
+    assert walk.timed_steps == {"a": 8, "b": 8}
+
+
+def test_the_parent_is_told_before_and_after_the_timed_steps_of_every_visit():
+    stage = Stage()
+    walk = stage.walk()
+    timed = [(m.arm, m.block) for m in stage.talk.marks if m.doing is Doing.VISITED]
+    assert timed == [(visit.arm, visit.block) for visit in walk.visits]
+    assert all(
+        mark.patience_s == LEAST_PATIENCE_S
+        for mark in stage.talk.marks
+        if mark.doing is Doing.VISITED
+    )
+
+
+def test_an_arm_that_changes_the_process_is_dropped_with_what_it_changed():
+    stage = Stage()
+    stage.guard.faults = {5: BrokenArm("threads from 1 to 2", reason=Reason.GLOBAL_STATE)}
+    walk = stage.walk()
+    assert set(walk.failures) == {"b"}  # its first visit is the fifth thing that is looked at
+    assert walk.failures["b"].reason == Reason.GLOBAL_STATE
+    assert {visit.arm for visit in walk.visits} == {"a"}
+    assert set(walk.kept) == {"a"}
+
+
+def test_what_an_arm_changed_before_it_raised_is_told_in_place_of_what_it_raised():
+    stage = Stage()
+    stage.refuses = {"a": IndexError("row 7")}
+    stage.guard.faults = {1: BrokenArm("it replaced time.time", reason=Reason.PATCHED)}
+    walk = stage.walk()
+    assert walk.failures["a"].reason == Reason.PATCHED
+
+
+def test_what_the_last_timed_step_of_every_visit_left_is_kept():
+    walk = Stage().walk()
+    assert walk.kept == {"a": ["a"] * 3, "b": ["b"] * 3}
 
 
 def test_visits_carry_their_place_and_blocks_are_numbered_through_the_session():
@@ -161,7 +230,7 @@ def test_an_arm_that_breaks_the_device_ends_the_session_under_its_name():
     stage = Stage()
     stage.refuses["b"] = RuntimeError("illegal memory access")
     stage.lost = RuntimeError("illegal memory access")
-    with pytest.raises(WorkerFailed, match="b made the device unusable"):
+    with pytest.raises(SessionLost, match="b made the device unusable"):
         stage.walk()
 
 
@@ -175,12 +244,12 @@ def test_interruption_is_no_failure_of_an_arm():
 def test_progress_counts_up_to_the_whole_session():
     stage = Stage()
     stage.walk()
-    assert [done for done, _, _ in stage.told] == list(range(1, 11))
-    assert {total for _, total, _ in stage.told} == {10}
+    assert [done for done, _, _ in stage.talk.told] == list(range(1, 11))
+    assert {total for _, total, _ in stage.talk.told} == {10}
 
 
 def test_progress_reaches_the_end_when_an_arm_fails():
     stage = Stage()
     stage.refuses["a"] = Unsupported("no")
     stage.walk()
-    assert stage.told[-1][:2] == (10, 10)
+    assert stage.talk.told[-1][:2] == (10, 10)

@@ -10,6 +10,7 @@ from attnbench.errors import ModelError, Unsupported, UsageError, WorkerFailed
 from attnbench.measure.chosen import fastest_exact
 from attnbench.measure.events import Failure, Progress, decode_event
 from attnbench.measure.judging import run_judging
+from attnbench.measure.overseer import Overseer
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
     Fill,
@@ -22,6 +23,7 @@ from attnbench.measure.tasks import (
 )
 from attnbench.measure.workbench import open_bench
 from attnbench.measure.worker import failure_event
+from attnbench.protocol.integrity import ERROR_BOUND, REST_OF_STEP
 from attnbench.quality.text import TextTooShort
 from tests.measure.standing import CPU, STEPS, arm, cell, with_arms
 from tests.models.tiny import COMMON, build
@@ -37,22 +39,32 @@ def folder(tmp_path_factory) -> str:
     return str(path)
 
 
-def run(task, on_event=lambda event: None):
-    return run_task(task, on_event, SILENCE_S)
+def run(task, on_event=None):
+    return run_task(task, on_event or Overseer(lambda *_: None), SILENCE_S)
 
 
 def test_a_whole_session_runs_in_a_process_of_its_own(folder):
     bench = msgspec.structs.replace(with_arms("sdpa", "Nan", "zero_cost"), model=folder)
-    heard: list[Progress] = []
+    shown: list[tuple[int, int, str]] = []
+    overseer = Overseer(lambda *told: shown.append(told))
     task = SessionTask(bench=bench, session=0, cells=(cell(bench),), steps=STEPS)
-    result = run(task, heard.append)
+    result = overseer.timed(run(task, overseer))
     assert isinstance(result, SessionResult)
     (walked,) = result.cells
     assert set(walked.failures) == {"Nan"}
     assert len(walked.samples.visits) == 2 * 4
     assert walked.read_bytes["sdpa"] > walked.read_bytes["zero_cost"] == result.weight_bytes
     assert len(result.cache_sha256) == 64
-    assert heard[-1].done == heard[-1].total
+    assert shown[-1][0] == shown[-1][1]
+    # The parent read its own clock around every visit.
+    assert all(visit.parent_us > 0 for visit in walked.samples.visits)
+    assert {check.layer for check in walked.checks["sdpa"]} == {REST_OF_STEP, 0, 1, 2}
+    assert max(check.worst_head for check in walked.checks["sdpa"]) < ERROR_BOUND["float32"]
+    assert result.influence["sdpa"].counted == result.influence["sdpa"].declared == 1
+    assert result.influence["zero_cost"].declared == 0
+    assert set(result.replays) == set(walked.checks) == {"sdpa", "zero_cost"}
+    phases = result.phases_s
+    assert sum(phases.values()) - phases["total"] <= phases["total"]
 
 
 def test_the_pilot_reports_layers_arms_and_times(folder):

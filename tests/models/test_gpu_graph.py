@@ -6,7 +6,7 @@ import torch
 from attnbench.errors import Unsupported
 from attnbench.methods.registry import parse
 from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, build_layers
-from attnbench.models.tables import qkv_tables
+from attnbench.models.tables import linked, qkv_tables
 from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
 
@@ -19,7 +19,7 @@ METHODS = ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "flash_decode", "int8_kv
 
 def step_of(b, method, table):
     layers = build_layers(parse(method).resolved(torch.device("cuda")), b.cache, b.surveyed)
-    return DecodeStep(b.model, b.router, b.cache, layers, table)
+    return DecodeStep(b.model, b.router, b.cache, layers, linked(table))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -10,7 +10,7 @@ from attnbench.methods.registry import parse
 from attnbench.models.exact import ExactLayer
 from attnbench.models.forced import record_steps, teacher_forced
 from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, build_layers
-from attnbench.models.tables import QKVTables, RowReader, captured_tables, qkv_tables
+from attnbench.models.tables import QKVTables, RowReader, captured_tables, linked, qkv_tables
 from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
 
@@ -20,7 +20,7 @@ EXACT = ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv"]
 
 def decode_step(b, method, table):
     return DecodeStep(
-        b.model, b.router, b.cache, build_layers(parse(method), b.cache, b.surveyed), table
+        b.model, b.router, b.cache, build_layers(parse(method), b.cache, b.surveyed), linked(table)
     )
 
 

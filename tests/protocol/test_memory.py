@@ -22,9 +22,10 @@ GIB = 1 << 30
         (GIB, -GIB // 2, -GIB // 2, MemoryOutcome.LARGER),
         (GIB, 0, -5 * MIB, MemoryOutcome.EQUIVALENT),
         (4 * MIB, 2 * MIB, MIB, MemoryOutcome.SMALLER),  # within 1 MiB
-        (GIB, GIB // 2, GIB // 4, MemoryOutcome.INCONCLUSIVE),
-        (GIB, GIB // 2, 0, MemoryOutcome.INCONCLUSIVE),  # kept outside tensors()
-        (GIB, 0, -GIB // 4, MemoryOutcome.INCONCLUSIVE),
+        (GIB, GIB // 4, GIB // 2, MemoryOutcome.INCONCLUSIVE),  # names what it does not hold
+        (GIB, GIB // 2, GIB // 4, MemoryOutcome.VOID),
+        (GIB, GIB // 2, 0, MemoryOutcome.VOID),  # kept outside tensors()
+        (GIB, 0, -GIB // 4, MemoryOutcome.VOID),
         (4 * MIB, MIB // 2, -MIB // 4, MemoryOutcome.INCONCLUSIVE),  # agree, on nothing
         (0, 0, 0, MemoryOutcome.VOID),
     ],
@@ -51,3 +52,14 @@ def test_without_figures_there_is_no_verdict():
 
 def test_every_reason_says_what_to_do_next():
     assert set(NEXT_STEP) == set(MemoryReason)
+
+
+@pytest.mark.parametrize(("host_bytes", "hidden"), [(0, False), (25 * MIB, False), (40 * MIB, True)])
+def test_state_in_host_memory_that_is_no_tensors_is_hidden(host_bytes, hidden):
+    found = memory_verdict(
+        baseline_bytes=GIB,
+        reachable_saving=GIB // 2,
+        allocated_saving=GIB // 2,
+        host_bytes=host_bytes,
+    )
+    assert (found.reason is MemoryReason.HIDDEN_STATE) == hidden

@@ -1,0 +1,27 @@
+"""What the commands that measure share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from attnbench.ledger import Ledger
+
+WIDTH_WHEN_PIPED = 200
+
+
+def require_sound(book: Ledger) -> None:
+    """Read all of a ledger before hours of measuring that it could not take."""
+    if book.path.exists():
+        for _ in book.records():
+            pass
+
+
+def console() -> Console:
+    """As wide as the terminal; wide enough for every table where there is none."""
+    from rich.console import Console
+
+    own = Console()
+    return own if own.is_terminal else Console(width=WIDTH_WHEN_PIPED)

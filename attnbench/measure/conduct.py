@@ -1,0 +1,43 @@
+"""What the sessions of a cell saw of one arm, put together for the judgement of its conduct."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnbench.measure.tasks import SessionResult
+from attnbench.protocol.integrity import Conduct
+
+
+def conduct_of(
+    arm: str,
+    baseline: str,
+    sessions: Sequence[SessionResult],
+    cell: int,
+    *,
+    dtype: str,
+    exact: bool,
+) -> Conduct:
+    """Checks of timed and of surprised steps, counts of influence, replays and bytes of `arm`."""
+    cells = [session.cells[cell] for session in sessions]
+    timed = [walked.checks.get(arm, ()) for walked in cells]
+    surprised = [session.surprises.get(arm, ()) for session in sessions]
+    read_bytes = _read_bytes(sessions, cell, arm)
+    return Conduct(
+        dtype=dtype,
+        exact=exact,
+        checks=[*timed, *surprised],
+        influence=[s.influence[arm] for s in sessions if arm in s.influence],
+        replays=[
+            (session.replays[arm], session.replays[baseline])
+            for session in sessions
+            if arm in session.replays and baseline in session.replays
+        ],
+        read_bytes=read_bytes,
+        exact_bytes=_read_bytes(sessions, cell, baseline) if read_bytes else 0,
+    )
+
+
+def _read_bytes(sessions: Sequence[SessionResult], cell: int, arm: str) -> int:
+    """Of one step; 0 where the arm was not timed."""
+    seen = [s.cells[cell].read_bytes[arm] for s in sessions if arm in s.cells[cell].read_bytes]
+    return seen[0] if seen else 0

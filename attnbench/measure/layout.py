@@ -1,0 +1,52 @@
+"""From a plan to what a worker is sent: the bench, the cell, the steps of a session."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnbench.measure.plan import Plan
+from attnbench.measure.tasks import Bench, Launch, StepCounts
+from attnbench.protocol.cell import Arm, Cell
+from attnbench.protocol.presets import Protocol
+
+
+def bench_of(plan: Plan, arms: Sequence[Arm], kernels: dict[str, Launch] | None = None) -> Bench:
+    """Model, cache and these arms, with the configurations chosen for them."""
+    request = plan.request
+    return Bench(
+        model=request.model,
+        dtype=plan.dtype,
+        device=plan.device,
+        context=plan.context,
+        batch=request.batch,
+        arms=tuple(arms),
+        fill=plan.fill,
+        seed=request.seed,
+        threads=request.threads,
+        kernels=kernels or {},
+        text=str(request.text) if request.text else None,
+    )
+
+
+def cell_of(plan: Plan, index: int) -> Cell:
+    """One of the plan's cells, as records name it."""
+    scope, mode = plan.cells[index]
+    return Cell(
+        model=plan.request.model,
+        context=plan.context,
+        batch=plan.request.batch,
+        dtype=plan.dtype,
+        scope=scope,
+        mode=mode,
+        device=plan.facts.name,
+    )
+
+
+def steps_of(protocol: Protocol) -> StepCounts:
+    """Warm-up, untimed and timed steps as the protocol has them."""
+    return StepCounts(
+        warmup_steps=protocol.warmup_steps,
+        untimed_steps=protocol.untimed_steps,
+        timed_steps=protocol.timed_steps,
+        min_visit_ms=protocol.min_visit_ms,
+    )

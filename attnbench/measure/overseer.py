@@ -1,0 +1,90 @@
+"""The parent's side of a worker's events: shows them, reads its own clock, picks what is checked.
+
+Which timed steps are checked is drawn here, after they were timed, in a process in which the
+methods under test do not run.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from attnbench.measure.events import Doing, Kept, Mark, Pick, Progress, Wanted
+from attnbench.measure.tasks import CellSamples, PilotResult, SessionResult, TaskResult
+
+Heard = Progress | Mark | Kept
+Show = Callable[[int, int, str], None]
+MORE_PICKS = 2  # beside one visit of every arm that is checked in all layers
+
+
+class Overseer:
+    """Hears one worker. `now` is the parent's clock in seconds, `rng` the source of secrets."""
+
+    def __init__(
+        self,
+        show: Show,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.at = ""  # what the worker said last that it is at
+        self.busy = ""  # the arm that is running now, empty when none is
+        self._show = show
+        self._now = now
+        self._rng = rng or random.SystemRandom()
+        self._began = 0.0
+        self._took_us: dict[tuple[int, int, str], float] = {}  # by cell, block and arm
+
+    def __call__(self, event: Heard) -> Wanted | None:
+        """Hear an event; the answer, where it is a question."""
+        if isinstance(event, Mark):
+            self._mark(event)
+        elif isinstance(event, Kept):
+            self.at, self.busy = "checks of timed steps", ""
+            return Wanted(picks=tuple(self._picks(event)))
+        else:
+            self.at, self.busy = event.detail, ""
+            self._show(event.done, event.total, event.detail)
+        return None
+
+    def timed(self, result: TaskResult) -> TaskResult:
+        """The result, each visit with what the parent's clock said of it."""
+        if isinstance(result, SessionResult):
+            return self._session(result)
+        if isinstance(result, PilotResult):
+            return msgspec.structs.replace(result, session=self._session(result.session))
+        return result
+
+    def _mark(self, mark: Mark) -> None:
+        now = self._now()
+        self.busy = mark.arm
+        self.at = f"{mark.doing.value} of {mark.arm}"
+        if mark.doing is Doing.TIMED:
+            self._began = now
+        elif mark.doing is Doing.VISITED:
+            self._took_us[mark.cell, mark.block, mark.arm] = (now - self._began) * 1e6
+
+    def _picks(self, kept: Kept) -> Iterator[Pick]:
+        draw = self._rng.randrange
+        for arm, visits in kept.visits.items():
+            whole = draw(visits)
+            yield from (Pick(arm=arm, visit=whole, layer=layer) for layer in range(kept.layers))
+            for _ in range(MORE_PICKS):
+                yield Pick(arm=arm, visit=draw(visits), layer=draw(kept.layers))
+
+    def _session(self, result: SessionResult) -> SessionResult:
+        cells = tuple(self._cell(number, cell) for number, cell in enumerate(result.cells))
+        return msgspec.structs.replace(result, cells=cells)
+
+    def _cell(self, number: int, cell: CellSamples) -> CellSamples:
+        visits = tuple(
+            msgspec.structs.replace(
+                visit, parent_us=self._took_us.get((number, visit.block, visit.arm), 0.0)
+            )
+            for visit in cell.samples.visits
+        )
+        samples = msgspec.structs.replace(cell.samples, visits=visits)
+        return msgspec.structs.replace(cell, samples=samples)

@@ -1,0 +1,137 @@
+"""The settings of a process that every arm of a session runs under, and how to put them back."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn.modules import module as nn_module
+
+# Operators whose kernels in torch's dispatcher an arm could replace under everybody.
+OPERATORS = ("scaled_dot_product_attention", "softmax.int", "matmul", "copy_", "index_select")
+TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One setting of the process: how to read it and, where that is possible, how to set it."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], object] | None = None
+
+
+def _module_flag(module: Any, name: str) -> Flag:
+    return Flag(
+        f"{module.__name__.removeprefix('torch.')}.{name}",
+        lambda: getattr(module, name),
+        lambda value: setattr(module, name, value),
+    )
+
+
+def _flushes_denormals() -> bool:
+    return bool((torch.tensor([1e-40]) * 1).item() == 0)
+
+
+def _set_onednn(enabled: bool) -> None:
+    torch.backends.mkldnn.set_flags(enabled)  # type: ignore[no-untyped-call]
+
+
+def _profiling() -> bool:
+    return bool(torch._C._autograd._profiler_enabled())
+
+
+def _global_hooks(name: str) -> int:
+    return len(getattr(nn_module, name))
+
+
+def _kernels_of(operator: str) -> str:
+    """What the dispatcher calls for an operator, as text."""
+    return str(torch._C._dispatch_dump(f"aten::{operator}"))
+
+
+def _signal_handlers() -> dict[str, Any]:
+    return {number.name: signal.getsignal(number) for number in signal.Signals}
+
+
+def _set_default_device(before: torch.device) -> None:
+    # The CPU is what holds without a default; naming it would leave a mode on every call of torch.
+    torch.set_default_device(None if before == torch.device("cpu") else before)
+
+
+def _set_environment(before: dict[str, str]) -> None:
+    for name in set(os.environ) - set(before):
+        del os.environ[name]
+    os.environ.update(before)
+
+
+def flags(device: torch.device) -> tuple[Flag, ...]:
+    """Every setting that is compared."""
+    cuda, cudnn, matmul = torch.backends.cuda, torch.backends.cudnn, torch.backends.cuda.matmul
+    shared = (
+        Flag("threads", torch.get_num_threads, torch.set_num_threads),
+        Flag("default dtype", torch.get_default_dtype, torch.set_default_dtype),
+        Flag("default device", torch.get_default_device, _set_default_device),
+        Flag("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
+        Flag("inference mode", torch.is_inference_mode_enabled),
+        Flag("autocast", lambda: [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")]),
+        Flag("anomaly mode", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+        Flag(
+            "deterministic algorithms",
+            torch.are_deterministic_algorithms_enabled,
+            torch.use_deterministic_algorithms,
+        ),
+        Flag(
+            "matmul precision",
+            torch.get_float32_matmul_precision,
+            torch.set_float32_matmul_precision,
+        ),
+        Flag("flash SDPA", cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+        Flag("math SDPA", cuda.math_sdp_enabled, cuda.enable_math_sdp),
+        Flag("efficient SDPA", cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
+        Flag("cuDNN SDPA", cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+        *(_module_flag(cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
+        Flag(
+            "cuda.matmul.allow_fp16_reduced_precision_reduction",
+            lambda: matmul.allow_fp16_reduced_precision_reduction,
+            lambda value: setattr(matmul, "allow_fp16_reduced_precision_reduction", value),
+        ),
+        Flag("flush denormals", _flushes_denormals, torch.set_flush_denormal),
+        Flag("torch function modes", torch._C._len_torch_function_stack),
+        Flag("torch dispatch modes", torch._C._len_torch_dispatch_stack),
+        Flag("collector", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
+        Flag("collector thresholds", gc.get_threshold, lambda kept: gc.set_threshold(*kept)),
+        Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
+        Flag("trace function", sys.gettrace, sys.settrace),
+        Flag("profile function", sys.getprofile, sys.setprofile),
+        Flag(
+            "processors",
+            lambda: os.sched_getaffinity(0),
+            lambda before: os.sched_setaffinity(0, before),
+        ),
+        Flag("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0)),
+        Flag("environment", lambda: dict(os.environ), _set_environment),
+        Flag("oneDNN", lambda: torch.backends.mkldnn.enabled, _set_onednn),
+        Flag("profiler", _profiling),
+        Flag("signal handlers", _signal_handlers),
+        Flag("timers", lambda: [signal.getitimer(which)[1] for which in TIMERS]),
+        *(Flag(f"hooks {name}", partial(_global_hooks, name)) for name in GLOBAL_HOOKS),
+        *(Flag(f"aten::{name}", partial(_kernels_of, name)) for name in OPERATORS),
+    )
+    return (*shared, *_of_cuda()) if device.type == "cuda" else shared
+
+
+def _of_cuda() -> tuple[Flag, ...]:
+    return (
+        Flag("current stream", torch.cuda.current_stream, torch.cuda.set_stream),
+        Flag("current device", torch.cuda.current_device, torch.cuda.set_device),
+        Flag("sync debug mode", torch.cuda.get_sync_debug_mode, torch.cuda.set_sync_debug_mode),
+    )

@@ -1,0 +1,136 @@
+"""Runs tasks in worker processes, each between an opening and a closing record of the ledger.
+
+An arm that hangs, kills its worker or ruins the process for the others costs that worker, not the
+run: the same task is done again in a fresh process without it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from textwrap import shorten
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from attnbench.errors import AttnbenchError, WorkerFailed, WorkerHung
+from attnbench.ledger import Json, Kind, Ledger
+from attnbench.measure.overseer import Overseer
+from attnbench.measure.reporter import Reporter
+from attnbench.measure.supervisor import OnEvent, run_task
+from attnbench.measure.tasks import ArmFailure, MemoryTask, QualityTask, Task, TaskResult
+from attnbench.protocol.cell import Role
+from attnbench.protocol.verdict import Reason
+
+_R = TypeVar("_R", bound=TaskResult)
+SILENCE_S = 600.0  # the longest that a worker may say nothing: loading, compiling, one long prefill
+NOTE_WIDTH = 160  # the whole message is in the record
+BASELINES = (Role.BASELINE, Role.BASELINE_AGAIN)
+
+RunTask = Callable[[Task, OnEvent, float], TaskResult]
+
+
+class Show(Protocol):
+    """Shows how far a worker is."""
+
+    def __call__(self, done: int, total: int, detail: str = "") -> None: ...
+
+
+class Workers:
+    """The workers of one run, and the ids of the records that hold what they sent.
+
+    `about` goes into every opening record; `run` does a task in a process of its own.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        reporter: Reporter,
+        *,
+        about: Mapping[str, Json],
+        run: RunTask = run_task,
+    ) -> None:
+        self.run = secrets.token_hex(6)
+        self.cites: list[str] = []
+        self.left_out: dict[str, ArmFailure] = {}
+        self._ledger = ledger
+        self._reporter = reporter
+        self._about = dict(about)
+        self._run_task = run
+
+    def work(self, session: int | str, task: Task, kind: type[_R], show: Show) -> _R:
+        """The result of one worker, without arms that no worker survives."""
+        while True:
+            overseer = Overseer(show)
+            sent = self._without_lost(task)
+            try:
+                result = self._recorded(session, sent, overseer)
+            except WorkerFailed as error:
+                self._leave_out(sent, overseer, error)
+                continue
+            if not isinstance(result, kind):
+                raise AttnbenchError(
+                    f"the worker sent a {type(result).__name__}, not a {kind.__name__}"
+                )
+            return result
+
+    def _leave_out(self, task: Task, overseer: Overseer, error: WorkerFailed) -> None:
+        """Blame the arm that was running; raises the error again where there is none to blame."""
+        lost = next((arm for arm in task.bench.arms if arm.label == overseer.busy), None)
+        if lost is None or lost.role in BASELINES or lost.label in self.left_out:
+            raise error
+        reason = error.reason or (Reason.HUNG if isinstance(error, WorkerHung) else "")
+        self.left_out[lost.label] = ArmFailure(
+            type=type(error).__name__,
+            message=error.message,
+            hint=error.hint,
+            during=overseer.at,
+            reason=str(reason),
+        )
+        why = shorten(error.message, NOTE_WIDTH, placeholder=" …")
+        self._reporter.note(f"left out from here on: {lost.label}: {why}")
+
+    def _without_lost(self, task: Task) -> Task:
+        bench = task.bench
+        if isinstance(task, MemoryTask | QualityTask):  # these have no place for a broken arm
+            kept = tuple(arm for arm in bench.arms if arm.label not in self.left_out)
+            return msgspec.structs.replace(task, bench=msgspec.structs.replace(bench, arms=kept))
+        left_out = {**bench.left_out, **self.left_out}
+        return msgspec.structs.replace(
+            task, bench=msgspec.structs.replace(bench, left_out=left_out)
+        )
+
+    def _recorded(self, session: int | str, task: Task, overseer: Overseer) -> TaskResult:
+        opened = self._record("opened", session, task=msgspec.to_builtins(task))
+        try:
+            result = overseer.timed(self._watched(task, overseer))
+        except KeyboardInterrupt:
+            self._record("aborted", session, cites=(opened,))
+            self._reporter.note(f"interrupted: run {self.run} ends as aborted in the ledger")
+            raise
+        except AttnbenchError as error:
+            self._record("failed", session, cites=(opened,), error=error.message)
+            raise
+        blob = self._ledger.put_blob(gzip.compress(msgspec.json.encode(result), mtime=0))
+        self.cites.append(self._record("closed", session, cites=(opened,), samples=blob))
+        return result
+
+    def _watched(self, task: Task, overseer: Overseer) -> TaskResult:
+        """The worker's result; when it dies or hangs, the error says at what."""
+        try:
+            return self._run_task(task, overseer, SILENCE_S)
+        except WorkerFailed as error:
+            if not overseer.at:
+                raise
+            raise type(error)(
+                f"at {overseer.at!r}: {error.message}", hint=error.hint, reason=error.reason
+            ) from error
+
+    def _record(
+        self, phase: str, session: int | str, *, cites: Sequence[str] = (), **more: Json
+    ) -> str:
+        body: dict[str, Json] = {"phase": phase, "run": self.run, "session": session, **more}
+        if phase == "opened":
+            body |= self._about
+        return self._ledger.append(Kind.SESSION, body, cites=cites).id

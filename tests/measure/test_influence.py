@@ -1,0 +1,327 @@
+"""What is counted of an arm's attention is what it attends to, whatever it says of itself."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor
+
+from attnbench.measure.events import Doing
+from attnbench.measure.influence import (
+    REPLAY_ROUNDS,
+    REPLAYED_STEPS,
+    SURPRISES,
+    counted,
+    plant,
+    probe_arms,
+    replayed,
+    silence_new_tokens,
+)
+from attnbench.measure.world import World
+from attnbench.methods.reference import exact_attention
+from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.integrity import (
+    ERROR_BOUND,
+    SHARE_TOLERANCE,
+    STANDARD_ERRORS,
+    Influence,
+    Replay,
+)
+from attnbench.protocol.verdict import Reason
+from tests.measure.broken import Broken, GoodLayer
+from tests.measure.fake_workers import FakeWorkers
+from tests.measure.simulated import Muted
+from tests.measure.standing import CPU, arm, cell, standing, with_arms
+
+TOKENS = 100
+LONG = msgspec.structs.replace(CPU, context=TOKENS)
+WIDE = "llama-biased"  # 64 channels, to plant as many tokens
+
+
+def mutant(name: str) -> str:
+    return f"tests.measure.test_influence:{name}"
+
+
+class PartLayer(GoodLayer):
+    """Attends to the rows that `kept` says, of each KV head."""
+
+    def kept(self, head: int, rows: Tensor) -> Tensor:
+        return rows
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.append(k, v)
+        rows = torch.arange(keys.shape[2])
+        heads = [
+            exact_attention(
+                queries,
+                keys[:, [head]][:, :, self.kept(head, rows)],
+                values[:, [head]][:, :, self.kept(head, rows)],
+                self.shape.scale,
+            )
+            for head, queries in enumerate(torch.split(q, self.shape.group, dim=1))
+        ]
+        return torch.cat(heads, dim=1).to(q.dtype)
+
+
+class SkipsFirstHalf(Broken):
+    class spoilt(PartLayer):  # noqa: N801
+        def kept(self, head: int, rows: Tensor) -> Tensor:
+            return rows[TOKENS // 2 :]
+
+
+class SkipsOneLayer(Broken):
+    class spoilt(PartLayer):  # noqa: N801
+        def kept(self, head: int, rows: Tensor) -> Tensor:
+            return rows[-1:] if self.shape.layer == 1 else rows
+
+
+class SkipsOneHead(Broken):
+    class spoilt(PartLayer):  # noqa: N801
+        def kept(self, head: int, rows: Tensor) -> Tensor:
+            return rows[-1:] if head == 1 else rows
+
+
+class DenseCalledSparse(Broken):
+    class spoilt(GoodLayer):  # noqa: N801
+        def witness(self):
+            return {"kept_share": 0.15}
+
+
+class Listening(Broken):
+    """Writes down every query of the first layer, and computes each but once."""
+
+    heard: list[bytes] = []  # noqa: RUF012
+    computed: list[bytes] = []  # noqa: RUF012
+
+    class spoilt(GoodLayer):  # noqa: N801
+        def __init__(self, shape) -> None:
+            super().__init__(shape)
+            self.known: dict[bytes, Tensor] = {}
+
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            said = q.numpy().tobytes()
+            if said not in self.known:
+                self.known[said] = super().decode(q, k, v)
+                if self.shape.layer == 0:
+                    Listening.computed.append(said)
+            if self.shape.layer == 0:
+                Listening.heard.append(said)
+            return self.known[said].clone()
+
+
+class ComputesAhead(Broken):
+    """Returns what the step before it would have been right to return."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        ready: Tensor | None = None
+
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            before, self.ready = self.ready, super().decode(q, k, v)
+            return (self.ready if before is None else before).clone()
+
+
+class ChangesAndRaises(Broken):
+    """From its second step on, so that it can be set up."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        steps = 0
+
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.steps += 1
+            if self.steps > 1:
+                torch.set_default_dtype(torch.float64)
+                raise IndexError("block 7 is out of range")
+            return super().decode(q, k, v)
+
+
+def influence_of(method: str, dtype: str = "float32", architecture: str = WIDE) -> Influence:
+    bench = msgspec.structs.replace(with_arms("sdpa", bench=LONG), dtype=dtype)
+    with standing(bench, architecture) as stands:
+        places = plant(stands, 1)
+        silence_new_tokens(stands)
+        ready = stands.set_up(arm(method, "x"), Scope.ATTENTION, Mode.EAGER)
+        return counted(stands, ready, places)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("method", ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "Exact"])
+def test_every_token_has_influence_in_every_layer_of_an_exact_method(method, dtype):
+    found = influence_of(method, dtype)
+    assert (found.counted, found.least, found.declared) == (1.0, 1.0, 1.0)
+    assert found.planted == 3 * 2 * 2 * 64  # layers, sequences, KV heads, channels
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+def test_every_full_attention_layer_of_a_model_is_looked_at_and_no_other(architecture):
+    found = influence_of("sdpa", architecture=architecture)
+    assert (found.counted, found.least) == (1.0, 1.0)
+    layers = 2 if architecture == "gemma3" else 3
+    assert found.planted % layers == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("method", "share"),
+    [
+        ("sink_window,window=16,impl=torch", 20 / 101),
+        ("random_k", 16 / 101),
+        ("random_k,share=0.5", 51 / 101),
+        ("int8_kv,impl=torch", 1.0),
+        ("uniform_mean", 1.0),
+    ],
+)
+def test_what_is_counted_of_an_honest_method_is_what_it_declares(method, share, dtype):
+    found = influence_of(method, dtype)
+    error = (share * (1 - share) / found.planted) ** 0.5
+    assert found.declared == pytest.approx(share)
+    assert abs(found.counted - share) <= SHARE_TOLERANCE + STANDARD_ERRORS * error
+
+
+def test_an_output_that_is_no_mean_of_values_shows_in_every_channel():
+    """Which is why nothing is concluded of a control that returns its query."""
+    found = influence_of("zero_cost")
+    assert (found.declared, found.counted) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "least"),
+    [
+        ("SkipsFirstHalf", 0.5, 0.5),
+        ("SkipsOneLayer", 2 / 3, 0.01),
+        ("SkipsOneHead", 0.5, 0.5),
+    ],
+)
+def test_context_that_is_skipped_is_missing_in_the_count(name, share, least):
+    found = influence_of(mutant(name))
+    assert found.declared == 1.0
+    assert found.counted == pytest.approx(share, abs=0.06)
+    assert found.least == pytest.approx(least, abs=0.06)
+
+
+def test_dense_attention_that_calls_itself_sparse_is_counted_as_dense():
+    found = influence_of(mutant("DenseCalledSparse"))
+    assert (found.counted, found.declared) == (1.0, 0.15)
+
+
+def test_a_planted_token_has_its_value_in_its_own_channel_and_nothing_else_has_one():
+    with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
+        places = plant(bench, 1)
+        for shape in bench.tables.shapes:
+            view, tokens = bench.cache.views[shape.layer], places.tokens[shape.layer]
+            assert tokens.shape == (2, 2, 64)
+            assert (view.v != 0).sum() == tokens.numel()
+            for channel in (0, 63):
+                rows = tokens[1, 0, channel]
+                assert view.v[1, 0, rows, channel] > 1
+            assert view.k[:, :, :TOKENS].abs().max() < 0.1
+            assert not view.k[:, :, TOKENS:].any()
+
+
+def test_places_differ_by_seed_layer_sequence_and_head_and_by_nothing_else():
+    with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
+        first, again, other = (plant(bench, seed).tokens for seed in (1, 1, 2))
+    assert all(torch.equal(first[layer], again[layer]) for layer in first)
+    rows = [tuple(r.tolist()) for p in (first, other) for t in p.values() for r in t.flatten(0, 1)]
+    assert len(set(rows)) == len(rows) == 2 * 3 * 4
+
+
+def test_planted_values_are_whole_again_after_an_arm_that_damaged_them():
+    with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
+        plant(bench, 1)
+        before = bench.cache.sha256()
+        bench.require_intact(thoroughly=True)
+        bench.cache.views[1].v[0, 0, 3] += 1
+        bench.reclaim()
+        assert bench.cache.sha256() == before
+
+
+def test_the_new_token_of_the_first_step_has_a_query_and_no_key_or_value():
+    with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
+        silence_new_tokens(bench)
+        rows = bench.tables.rows
+        for q, k, v in bench.tables.split(rows[0]):
+            assert q.abs().min() > 0
+            assert not k.any()
+            assert not v.any()
+        assert all(k.any() for _, k, _ in bench.tables.split(rows[1]))
+        bench.require_intact()
+
+
+def replay_of(method: str) -> Replay:
+    """The replay of one method; what it wrote down is of the replay alone."""
+    with standing(with_arms("sdpa")) as bench:
+        ready = bench.set_up(arm(method, "x"), Scope.ATTENTION, Mode.EAGER)
+        Listening.heard.clear()
+        Listening.computed.clear()
+        return replayed(bench, ready)
+
+
+def test_an_arm_is_replayed_on_new_inputs_on_one_that_stays_and_on_inputs_that_come_just_before():
+    replay = replay_of(mutant("Listening"))
+    stretch = 1 + REPLAYED_STEPS  # the first is not timed
+    a_round = 2 * stretch + REPLAYED_STEPS
+    assert len(Listening.heard) == REPLAY_ROUNDS * a_round
+    fresh, moving = [], []
+    for begin in range(0, len(Listening.heard), a_round):
+        heard = Listening.heard[begin : begin + a_round]
+        assert len(set(heard[stretch : 2 * stretch])) == 1
+        fresh += heard[:stretch]
+        moving += heard[2 * stretch :]
+    assert len({*fresh, *moving}) == len(fresh) + len(moving) == REPLAY_ROUNDS * (a_round - stretch)
+    for timed_us in (replay.fresh_us, replay.held_us, replay.moving_us):
+        assert len(timed_us) == REPLAY_ROUNDS * REPLAYED_STEPS
+
+
+def test_a_result_kept_by_input_is_computed_at_most_once_while_inputs_stay():
+    replay_of(mutant("Listening"))
+    fresh = REPLAY_ROUNDS * (1 + 2 * REPLAYED_STEPS)
+    assert fresh <= len(Listening.computed) <= fresh + REPLAY_ROUNDS
+
+
+def test_steps_on_inputs_that_came_just_before_them_are_checked_in_every_layer():
+    found, _ = probed("sdpa", mutant("ComputesAhead"))
+    honest, ahead = found.surprises["sdpa"], found.surprises[mutant("ComputesAhead")]
+    assert len(honest) == len(ahead) == SURPRISES * 3
+    assert {(check.visit, check.layer) for check in honest} == {
+        (visit, layer) for visit in range(SURPRISES) for layer in range(3)
+    }
+    assert max(check.worst_head for check in honest) < ERROR_BOUND["float32"]
+    assert min(check.worst_head for check in ahead) > ERROR_BOUND["float32"]
+
+
+def probed(*methods: str, timed: tuple[str, ...] | None = None):
+    """What `probe_arms` finds of these arms, all timed or those in `timed`, and its words."""
+    bench, talk = with_arms(*methods, bench=LONG), Muted()
+    walked = FakeWorkers()._session((cell(with_arms(*(timed or methods))),), 0)
+    with standing(bench, WIDE) as stands:
+        return probe_arms(stands, Mode.EAGER, walked, talk, World(stands.device)), talk
+
+
+def test_every_arm_that_was_timed_is_probed_under_its_name():
+    found, talk = probed("sdpa", "random_k", "uniform_mean", timed=("sdpa", "uniform_mean"))
+    assert set(found.influence) == set(found.replays) == {"sdpa", "uniform_mean"}
+    assert [(m.arm, m.doing) for m in talk.marks] == [
+        ("sdpa", Doing.PROBED),
+        ("uniform_mean", Doing.PROBED),
+    ]
+    assert found.failures == {}
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"), [("Damages", Reason.CACHE_CHANGED), ("Nan", Reason.WRONG_OUTPUT)]
+)
+def test_an_arm_that_fails_the_probe_fails_alone(broken, reason):
+    found, _ = probed(broken, "sdpa")
+    assert set(found.failures) == {broken}
+    assert found.failures[broken].reason == reason
+    assert found.failures[broken].during == "influence"
+    assert found.influence["sdpa"].counted == 1.0
+
+
+def test_what_an_arm_changed_before_it_raised_is_not_laid_on_the_next_arm():
+    found, _ = probed(mutant("ChangesAndRaises"), "sdpa")
+    (failure,) = found.failures.values()
+    assert failure.reason == Reason.GLOBAL_STATE
+    assert torch.get_default_dtype() is torch.float32
+    assert found.influence["sdpa"].counted == 1.0

@@ -1,0 +1,270 @@
+"""What an arm changes of the process is told of that arm, and is as it was for the next."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+
+from attnbench.measure.arms import BrokenArm
+from attnbench.measure.settings import flags
+from attnbench.measure.world import TASKS, World, children, guarded_names
+from attnbench.methods.reference import exact_attention
+from attnbench.protocol.verdict import Reason
+
+CPU = torch.device("cpu")
+CUDA, CUDNN = torch.backends.cuda, torch.backends.cudnn
+
+
+def ignore(*_: object) -> None:
+    return None
+
+
+def one_processor() -> None:
+    processors = os.sched_getaffinity(0)
+    if len(processors) < 2:
+        pytest.skip("there is one processor to run on, and no other choice of them")
+    os.sched_setaffinity(0, {min(processors)})
+
+
+def opposite(name: str) -> None:
+    setattr(CUDNN, name, not getattr(CUDNN, name))
+
+
+CHANGES = {
+    "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "default device": lambda: torch.set_default_device("meta"),
+    "grad mode": lambda: torch.set_grad_enabled(not torch.is_grad_enabled()),
+    "anomaly mode": lambda: torch.autograd.set_detect_anomaly(True),
+    "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
+    "matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "flash SDPA": lambda: CUDA.enable_flash_sdp(not CUDA.flash_sdp_enabled()),
+    "math SDPA": lambda: CUDA.enable_math_sdp(not CUDA.math_sdp_enabled()),
+    "efficient SDPA": lambda: CUDA.enable_mem_efficient_sdp(not CUDA.mem_efficient_sdp_enabled()),
+    "cuDNN SDPA": lambda: CUDA.enable_cudnn_sdp(not CUDA.cudnn_sdp_enabled()),
+    "backends.cudnn.enabled": lambda: opposite("enabled"),
+    "backends.cudnn.benchmark": lambda: opposite("benchmark"),
+    "backends.cudnn.deterministic": lambda: opposite("deterministic"),
+    "cuda.matmul.allow_fp16_reduced_precision_reduction": lambda: setattr(
+        CUDA.matmul,
+        "allow_fp16_reduced_precision_reduction",
+        not CUDA.matmul.allow_fp16_reduced_precision_reduction,
+    ),
+    "flush denormals": lambda: torch.set_flush_denormal(True),
+    "collector": gc.disable,
+    "collector thresholds": lambda: gc.set_threshold(7, 7, 7),
+    "switch interval": lambda: sys.setswitchinterval(0.25),
+    "trace function": lambda: sys.settrace(ignore),
+    "profile function": lambda: sys.setprofile(ignore),
+    "processors": one_processor,
+    "environment": lambda: os.environ.update(OF_AN_ARM="1"),
+    "oneDNN": lambda: torch.backends.mkldnn.set_flags(not torch.backends.mkldnn.enabled),
+}
+
+
+def settings() -> dict[str, object]:
+    return {flag.name: flag.read() for flag in flags(CPU)}
+
+
+@pytest.fixture(autouse=True)
+def _left_as_it_was():
+    """What the process is like between two tests is none of a world's business."""
+    before = settings()
+    yield
+    assert {**settings(), "environment": {}} == {**before, "environment": {}}
+
+
+def blamed(world: World) -> BrokenArm:
+    with pytest.raises(BrokenArm) as caught:
+        world.require_unchanged()
+    return caught.value
+
+
+def test_a_process_that_nobody_changed_is_nobodys_fault():
+    world = World(CPU)
+    world.require_unchanged()
+
+
+def test_every_setting_that_can_be_put_back_is_changed_by_a_test_of_this_file():
+    assert set(CHANGES) == {flag.name for flag in flags(CPU) if flag.write is not None}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_setting_is_named_and_put_back_and_told_once(name):
+    world = World(CPU)
+    before = settings()
+    CHANGES[name]()
+    caught = blamed(world)
+    assert caught.reason == Reason.GLOBAL_STATE
+    assert f"{name} " in caught.message
+    assert settings() == before
+    world.require_unchanged()
+
+
+def test_putting_the_default_device_back_leaves_no_mode_on_every_call():
+    world = World(CPU)
+    torch.set_default_device("meta")
+    blamed(world)
+    assert torch._C._len_torch_function_stack() == 0
+    assert torch.zeros(1).device == CPU
+
+
+def test_names_of_the_environment_are_told_and_what_was_deleted_is_there_again(monkeypatch):
+    world = World(CPU)
+    monkeypatch.setenv("WAS_HERE", "before")
+    world.settle()
+    del os.environ["WAS_HERE"]
+    os.environ["IS_NEW"] = "1"
+    assert "IS_NEW, WAS_HERE" in blamed(world).message
+    assert os.environ["WAS_HERE"] == "before"
+    assert "IS_NEW" not in os.environ
+
+
+def test_a_mode_that_cannot_be_put_back_is_told_of_the_arm_that_left_it_alone():
+    world = World(CPU)
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return func(*args, **(kwargs or {}))
+
+    with Mode():
+        assert "torch function modes from 0 to 1" in blamed(world).message
+        world.require_unchanged()
+
+
+def test_every_guarded_name_that_is_replaced_is_told_and_put_back():
+    world = World(CPU)
+    for (owner, name), own in guarded_names().items():
+        setattr(owner, name, functools.partial(own))
+        caught = blamed(world)
+        assert caught.reason == Reason.PATCHED
+        assert caught.message == f"it replaced {owner.__name__}.{name}"
+        assert getattr(owner, name) is own
+    world.require_unchanged()
+
+
+def test_clocks_chance_statistics_and_attention_are_guarded():
+    guarded = set(guarded_names())
+    functional = torch.nn.functional
+    assert guarded >= {
+        (time, "perf_counter_ns"), (time, "monotonic"), (statistics, "median"), (math, "fsum"),
+        (os, "urandom"), (random.SystemRandom, "random"), (torch.cuda, "synchronize"),
+        (torch.cuda.Event, "elapsed_time"), (functional, "scaled_dot_product_attention"),
+        (torch.Tensor, "clone"), (torch, "equal"),
+    }  # fmt: skip
+
+
+def test_a_name_that_is_gone_is_there_again():
+    world = World(CPU)
+    own = statistics.median
+    del statistics.median
+    assert "statistics.median" in blamed(world).message
+    assert statistics.median is own
+
+
+def test_code_that_was_exchanged_under_its_name_is_told_and_put_back():
+    world = World(CPU)
+    own = exact_attention.__code__
+    exact_attention.__code__ = (lambda q, k, v, scale: q).__code__
+    caught = blamed(world)
+    assert (caught.reason, caught.message) == (
+        Reason.PATCHED, "it replaced the code of exact_attention",
+    )  # fmt: skip
+    assert exact_attention.__code__ is own
+    world.require_unchanged()
+
+
+@pytest.fixture
+def spinning():
+    """Start threads that are at work until the end of the test."""
+    enough = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        while not enough.is_set():
+            pass
+
+    def start() -> None:
+        threads.append(threading.Thread(target=work, daemon=True))
+        threads[-1].start()
+
+    yield start
+    enough.set()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="the system has no /proc to look threads up in")
+def test_a_thread_left_at_work_is_told_of_the_arm_that_left_it_alone(spinning):
+    world = World(CPU)
+    spinning()
+    caught = blamed(world)
+    assert (caught.reason, caught.message) == (
+        Reason.LEFT_RUNNING, "it left 1 thread(s) running",
+    )  # fmt: skip
+    world.require_unchanged()
+    spinning()
+    assert blamed(world).reason == Reason.LEFT_RUNNING
+
+
+def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
+    world = World(CPU)
+    ended = threading.Thread(target=ignore)
+    ended.start()
+    ended.join()
+    enough = threading.Event()
+    waiting = threading.Thread(target=enough.wait, daemon=True)
+    waiting.start()
+    world.require_unchanged()
+    enough.set()
+    waiting.join()
+
+
+def test_a_child_process_is_told_once():
+    world = World(CPU)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        if child.pid not in children():
+            pytest.skip("the system does not tell child processes")
+        assert blamed(world).message == "it left 1 child process(s) running"
+        world.require_unchanged()
+    finally:
+        child.communicate(b"\n")
+
+
+def test_all_that_one_arm_changed_is_put_back_at_once_and_the_worst_is_told(spinning):
+    world = World(CPU)
+    before = settings()
+    own = time.sleep
+    time.sleep = ignore
+    torch.set_default_dtype(torch.float64)
+    spinning()
+    assert blamed(world).reason == Reason.PATCHED
+    assert time.sleep is own
+    assert settings() == before
+    world.require_unchanged()
+
+
+def test_settling_takes_settings_and_threads_for_how_things_should_be(spinning):
+    world = World(CPU)
+    torch.set_default_dtype(torch.float64)
+    spinning()
+    world.settle()
+    world.require_unchanged()
+    torch.set_default_dtype(torch.float32)
+    assert "from torch.float64 to torch.float32" in blamed(world).message
+    assert torch.get_default_dtype() is torch.float64
+    torch.set_default_dtype(torch.float32)
+    world.settle()
