@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attnbench.measure.tasks import SessionResult
+from attnbench.protocol.cell import Scope
 from attnbench.protocol.integrity import Conduct
 
 
@@ -21,7 +22,7 @@ def conduct_of(
     cells = [session.cells[cell] for session in sessions]
     timed = [walked.checks.get(arm, ()) for walked in cells]
     surprised = [session.surprises.get(arm, ()) for session in sessions]
-    read_bytes = _read_bytes(sessions, cell, arm)
+    read_bytes = _kv_bytes(sessions, cell, arm)
     return Conduct(
         dtype=dtype,
         exact=exact,
@@ -33,11 +34,15 @@ def conduct_of(
             if arm in session.replays and baseline in session.replays
         ],
         read_bytes=read_bytes,
-        exact_bytes=_read_bytes(sessions, cell, baseline) if read_bytes else 0,
+        exact_bytes=_kv_bytes(sessions, cell, baseline) if read_bytes else 0,
     )
 
 
-def _read_bytes(sessions: Sequence[SessionResult], cell: int, arm: str) -> int:
-    """Of one step; 0 where the arm was not timed."""
-    seen = [s.cells[cell].read_bytes[arm] for s in sessions if arm in s.cells[cell].read_bytes]
-    return seen[0] if seen else 0
+def _kv_bytes(sessions: Sequence[SessionResult], cell: int, arm: str) -> int:
+    """Of the cache, in one step; 0 where the arm was not timed."""
+    for session in sessions:
+        walked = session.cells[cell]
+        if arm in walked.read_bytes:
+            weights = session.weight_bytes if walked.scope is Scope.STEP else 0
+            return walked.read_bytes[arm] - weights
+    return 0

@@ -15,7 +15,8 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from attnbench.measure.arms import BenchArm
+from attnbench.errors import SessionLost
+from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.clock import device_clock
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.recheck import checked
@@ -26,6 +27,7 @@ from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
+from attnbench.protocol.verdict import Reason
 
 REPLAY_ROUNDS, REPLAYED_STEPS = 2, 8
 SURPRISES = 1
@@ -61,6 +63,8 @@ def probe_arms(
             probed.replays[arm.label] = replayed(bench, ready)
             probed.surprises[arm.label] = surprised(bench, ready)
             world.require_unchanged()
+        except SessionLost:
+            raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
             outcome = probed.failures[arm.label] = failure_of(error, "influence", world)
         recover(arm.label, outcome, bench.reclaim)
@@ -158,7 +162,9 @@ def counted(bench: Workbench, arm: BenchArm, places: Places) -> Influence:
         _shown(tap.out, shape, places.tokens[shape.layer])
         for tap, shape in zip(arm.taps(), bench.tables.shapes, strict=True)
     ]
-    declared = arm.witness()["kept_share"]
+    declared = arm.witness().get("kept_share")
+    if declared is None:
+        raise BrokenArm("its witness says nothing of kept_share", reason=Reason.FALSE_WITNESS)
     arm.inspect()
     tokens = bench.cache.length.tokens
     by_layer = [(share * tokens + 1) / (tokens + 1) for share in shown]

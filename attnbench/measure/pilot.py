@@ -10,6 +10,7 @@ from statistics import median
 
 import torch
 
+from attnbench.errors import SessionLost
 from attnbench.measure.arms import BenchArm
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import last_level_cache_bytes
@@ -113,6 +114,8 @@ class Trial:
         try:
             result: float | ArmFailure = self._median_us(arm, launch)
             self._world.require_unchanged()
+        except SessionLost:
+            raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
             result = failure_of(error, "pilot", self._world)
         recover(arm.label, result, self._bench.reclaim)

@@ -13,10 +13,14 @@ from typing import Any
 
 import torch
 from torch.nn.modules import module as nn_module
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import _pop_mode
 
 # Operators whose kernels in torch's dispatcher an arm could replace under everybody.
 OPERATORS = ("scaled_dot_product_attention", "softmax.int", "matmul", "copy_", "index_select")
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+AUTOCAST = ("cpu", "cuda")
 GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 
@@ -49,10 +53,6 @@ def _profiling() -> bool:
     return bool(torch._C._autograd._profiler_enabled())
 
 
-def _global_hooks(name: str) -> int:
-    return len(getattr(nn_module, name))
-
-
 def _kernels_of(operator: str) -> str:
     """What the dispatcher calls for an operator, as text."""
     return str(torch._C._dispatch_dump(f"aten::{operator}"))
@@ -60,6 +60,58 @@ def _kernels_of(operator: str) -> str:
 
 def _signal_handlers() -> dict[str, Any]:
     return {number.name: signal.getsignal(number) for number in signal.Signals}
+
+
+def _set_signal_handlers(before: dict[str, Any]) -> None:
+    for name, handler in before.items():
+        number = signal.Signals[name]
+        if handler is not None and signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+def _timers() -> list[float]:
+    return [signal.getitimer(which)[1] for which in TIMERS]
+
+
+def _set_timers(before: list[float]) -> None:
+    for which, now, interval in zip(TIMERS, _timers(), before, strict=True):
+        if now != interval:
+            signal.setitimer(which, interval, interval)
+
+
+def _autocast() -> list[bool]:
+    return [torch.is_autocast_enabled(kind) for kind in AUTOCAST]
+
+
+def _set_autocast(before: list[bool]) -> None:
+    for kind, enabled in zip(AUTOCAST, before, strict=True):
+        torch.set_autocast_enabled(kind, enabled)
+
+
+def _function_modes() -> int:
+    """Without that of a default device, which is a setting of its own."""
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return sum(not isinstance(mode, DeviceContext) for mode in modes)
+
+
+def _leave_function_modes(before: int) -> None:
+    while _function_modes() > before:
+        torch._C._pop_torch_function_stack()
+
+
+def _leave_dispatch_modes(before: int) -> None:
+    while torch._C._len_torch_dispatch_stack() > before:
+        _pop_mode()
+
+
+def _hooks(name: str) -> Flag:
+    hooks = getattr(nn_module, name)
+
+    def put_back(before: list[tuple[int, Any]]) -> None:
+        hooks.clear()
+        hooks.update(before)
+
+    return Flag(f"hooks {name}", lambda: list(hooks.items()), put_back)
 
 
 def _set_default_device(before: torch.device) -> None:
@@ -77,12 +129,15 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
     """Every setting that is compared."""
     cuda, cudnn, matmul = torch.backends.cuda, torch.backends.cudnn, torch.backends.cuda.matmul
     shared = (
+        # The modes first: with one that raises nothing else can be read.
+        Flag("torch function modes", _function_modes, _leave_function_modes),
+        Flag("torch dispatch modes", torch._C._len_torch_dispatch_stack, _leave_dispatch_modes),
         Flag("threads", torch.get_num_threads, torch.set_num_threads),
         Flag("default dtype", torch.get_default_dtype, torch.set_default_dtype),
         Flag("default device", torch.get_default_device, _set_default_device),
         Flag("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
         Flag("inference mode", torch.is_inference_mode_enabled),
-        Flag("autocast", lambda: [torch.is_autocast_enabled(kind) for kind in ("cpu", "cuda")]),
+        Flag("autocast", _autocast, _set_autocast),
         Flag("anomaly mode", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
         Flag(
             "deterministic algorithms",
@@ -105,8 +160,6 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
             lambda value: setattr(matmul, "allow_fp16_reduced_precision_reduction", value),
         ),
         Flag("flush denormals", _flushes_denormals, torch.set_flush_denormal),
-        Flag("torch function modes", torch._C._len_torch_function_stack),
-        Flag("torch dispatch modes", torch._C._len_torch_dispatch_stack),
         Flag("collector", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
         Flag("collector thresholds", gc.get_threshold, lambda kept: gc.set_threshold(*kept)),
         Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
@@ -121,9 +174,9 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
         Flag("environment", lambda: dict(os.environ), _set_environment),
         Flag("oneDNN", lambda: torch.backends.mkldnn.enabled, _set_onednn),
         Flag("profiler", _profiling),
-        Flag("signal handlers", _signal_handlers),
-        Flag("timers", lambda: [signal.getitimer(which)[1] for which in TIMERS]),
-        *(Flag(f"hooks {name}", partial(_global_hooks, name)) for name in GLOBAL_HOOKS),
+        Flag("signal handlers", _signal_handlers, _set_signal_handlers),
+        Flag("timers", _timers, _set_timers),
+        *(_hooks(name) for name in GLOBAL_HOOKS),
         *(Flag(f"aten::{name}", partial(_kernels_of, name)) for name in OPERATORS),
     )
     return (*shared, *_of_cuda()) if device.type == "cuda" else shared

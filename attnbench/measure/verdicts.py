@@ -139,9 +139,9 @@ class _CellResults:
     def _conduct(self, arm: Arm) -> Finding | None:
         """What this arm did that an honest one would not; a failure of its own is no such thing."""
         failure = self._failure(arm.label)
-        if failure is not None and failure.reason:
+        if failure is not None:
             return failure_finding(failure.reason, failure.message)
-        if arm.role is Role.CONTROL or failure is not None:
+        if arm.role is Role.CONTROL:
             return None
         return misconduct(
             conduct_of(

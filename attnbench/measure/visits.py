@@ -230,7 +230,8 @@ class _Run:
                 with self._contained(label, Doing.PROBED):
                     self._walk.witness[label] = self._running[label].witness()
                     self._running[label].inspect(thoroughly=True)
-                    self._walk.kernels[label] = self._running[label].kernels()
+                    if label not in self._walk.kernels:
+                        self._walk.kernels[label] = self._running[label].kernels()
             self._running.clear()
             self._with.reclaim()
 

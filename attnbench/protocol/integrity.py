@@ -23,7 +23,9 @@ ERROR_BOUND = {"float32": 5e-5, "float16": 8 * 2.0**-11, "bfloat16": 8 * 2.0**-8
 EXACT_SHARE = 0.5
 SHARE_TOLERANCE = 0.02  # of tokens: witness against count
 STANDARD_ERRORS = 4.0
-REPLAY_RATIO = 0.7  # of the time on fresh inputs; honest arms stay near 1
+# Of the time on fresh inputs; honest arms stay near 1, but one session alone may be disturbed.
+REPLAY_RATIO, REPLAY_RATIO_OF_ONE = 0.7, 0.35
+LEAST_BYTES = 0.2  # of an exact row, for a token that is attended to: four bits and less overhead
 
 
 REST_OF_STEP = -1  # in place of a layer: all that is not attention
@@ -73,8 +75,8 @@ class Conduct:
     checks: Sequence[Sequence[StepCheck]]  # by session
     influence: Sequence[Influence]
     replays: Sequence[tuple[Replay, Replay]]  # by session: the arm's, and the baseline's
-    read_bytes: int
-    exact_bytes: int  # that an exact arm of this cell reads
+    read_bytes: int  # a step, of the cache alone
+    exact_bytes: int  # likewise of an exact arm of this cell
 
 
 def misconduct(conduct: Conduct) -> Finding | None:
@@ -121,6 +123,12 @@ def _context_skipped(conduct: Conduct) -> str:
 
 
 def _false_witness(conduct: Conduct) -> str:
+    least = min((seen.declared for seen in conduct.influence), default=0.0)
+    if conduct.read_bytes < LEAST_BYTES * least * conduct.exact_bytes:
+        return (
+            f"its witness says that {least:.1%} of the tokens are attended to, but it says that "
+            f"only {conduct.read_bytes:,} bytes are read of {conduct.exact_bytes:,}"
+        )
     for seen in conduct.influence:
         share = min(max(seen.declared, 0.0), 1.0)  # a witness may say anything
         error = STANDARD_ERRORS * (share * (1 - share) / seen.planted) ** 0.5
@@ -134,20 +142,15 @@ def _false_witness(conduct: Conduct) -> str:
 
 def _cached(conduct: Conduct) -> str:
     """In every session, since one may be disturbed, and beyond what the baseline shows."""
-    held = [
-        _gain(arm.held_us, arm.fresh_us, base.held_us, base.fresh_us)
-        for arm, base in conduct.replays
-    ]
-    if held and max(held) < REPLAY_RATIO:
+    limit = REPLAY_RATIO if len(conduct.replays) > 1 else REPLAY_RATIO_OF_ONE
+    held = [_held_gain(arm, base) for arm, base in conduct.replays]
+    if held and max(held) < limit:
         return (
             f"attention to a repeated input takes {max(held):.0%} of the time of a fresh one: "
             "results are kept from earlier steps"
         )
-    known = [
-        _gain(arm.fresh_us, arm.moving_us, base.fresh_us, base.moving_us)
-        for arm, base in conduct.replays
-    ]
-    if known and max(known) < REPLAY_RATIO:
+    known = [_known_gain(arm, base) for arm, base in conduct.replays]
+    if known and max(known) < limit:
         return (
             f"attention to inputs that lie ready takes {max(known):.0%} of the time of inputs that "
             "come just before the step: steps are computed ahead"
@@ -155,17 +158,22 @@ def _cached(conduct: Conduct) -> str:
     return ""
 
 
-def _gain(
-    quick_us: Sequence[float],
-    slow_us: Sequence[float],
-    base_quick_us: Sequence[float],
-    base_slow_us: Sequence[float],
-) -> float:
-    """Time of an arm on easy inputs over that on hard ones, relative to the baseline's ratio.
+def _held_gain(arm: Replay, base: Replay) -> float:
+    """Time on a repeated input over that on fresh ones, relative to the baseline's ratio.
 
     Of the quickest steps: what disturbs a machine makes steps slower, never quicker.
     """
-    return (min(quick_us) / min(slow_us)) / (min(base_quick_us) / min(base_slow_us))
+    own = min(arm.held_us) / min(arm.fresh_us)
+    return own / (min(base.held_us) / min(base.fresh_us))
+
+
+def _known_gain(arm: Replay, base: Replay) -> float:
+    """Time on inputs that lie ready over that on inputs that come just before the step.
+
+    New inputs leave the caches cold, which costs every arm what it costs the baseline.
+    """
+    cold_us = max(0.0, min(base.moving_us) - min(base.fresh_us))
+    return min(arm.fresh_us) / max(min(arm.moving_us) - cold_us, 1e-3)
 
 
 def _precision(conduct: Conduct) -> str:

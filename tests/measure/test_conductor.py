@@ -7,16 +7,20 @@ import gzip
 import msgspec
 import pytest
 
-from attnbench.errors import AttnbenchError, Unsupported, WorkerFailed
+from attnbench.errors import AttnbenchError, Unsupported, WorkerFailed, WorkerHung
 from attnbench.ledger import Ledger, verify
 from attnbench.measure.conductor import Conductor
+from attnbench.measure.events import Doing, Mark
 from attnbench.measure.evidence import Evidence
 from attnbench.measure.plan import Plan
-from attnbench.measure.tasks import TaskResult
+from attnbench.measure.tasks import SessionTask, TaskResult
+from attnbench.measure.verdicts import arm_results
 from attnbench.measure.workers import SILENCE_S
 from attnbench.protocol.cell import Mode, Role, Scope
+from attnbench.protocol.looks import protocol_at
+from attnbench.protocol.presets import SEQUENTIAL
 from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, NoteTaker, broke
-from tests.measure.planned import EAGER, INT8, MATH, SDPA, ZERO, plan, request
+from tests.measure.planned import EAGER, INT8, MATH, SDPA, SINK, ZERO, plan, request
 
 ORDER = ["pilot", 0, 1, 2, "memory", "quality"]
 
@@ -262,6 +266,70 @@ def test_quality_is_judged_at_batch_one_whatever_is_timed(ledger):
     conduct(ledger, workers, plan(request=request(batch=4)))
     assert workers.tasks[0].bench.batch == 4
     assert workers.tasks["quality"].bench.batch == 1
+
+
+LOOKING = msgspec.structs.replace(SEQUENTIAL, blocks=12, groups=4)
+FAR_APART = {INT8.label: 800.0, SINK.label: 700.0}
+
+
+def test_a_run_ends_at_the_look_at_which_every_candidate_is_settled(ledger):
+    told, workers = NoteTaker(), FakeWorkers(FAR_APART)
+    evidence = conduct(ledger, workers, plan(request=request(protocol=LOOKING)), told)
+    assert list(workers.tasks) == ORDER
+    assert len(evidence.sessions) == 3
+    assert "planned look after 3 sessions: every candidate is settled" in told.notes
+    assert [stage for stage in told.stages if "session 3" in stage] == ["session 3 of 8"]
+    assert (evidence.memory is None, evidence.quality is None) == (False, False)
+
+
+def test_what_a_look_found_is_judged_at_the_level_of_that_look(ledger):
+    evidence = conduct(ledger, FakeWorkers(FAR_APART), plan(request=request(protocol=LOOKING)))
+    look = protocol_at(LOOKING, 3)
+    for result in arm_results(evidence):
+        assert (result.protocol["sessions"], result.protocol["level"]) == (3, look.level)
+        if result.role is Role.CANDIDATE:
+            assert result.ratio.level == look.level > LOOKING.level
+            assert result.verdict.latency in ("FASTER", "SLOWER", "EQUIVALENT")
+
+
+def test_a_run_goes_on_to_its_last_session_while_a_candidate_is_not_settled(ledger):
+    fast = {INT8.label: 800.0, "eager_repeat_kv": 800.0}
+    told = NoteTaker()
+    workers = FakeWorkers(fast, pilot_us={"eager_repeat_kv": 2000.0})
+    evidence = conduct(ledger, workers, plan(request=request(protocol=LOOKING)), told)
+    assert len(evidence.sessions) == 8
+    assert [note for note in told.notes if "planned look" in note] == [
+        "planned look after 3 sessions: not settled yet",
+        "planned look after 5 sessions: not settled yet",
+    ]
+    last = protocol_at(LOOKING, 8).level
+    assert {result.protocol["level"] for result in arm_results(evidence)} == {last}
+
+
+def test_nothing_is_looked_at_before_the_end_where_no_look_is_planned(ledger):
+    told = NoteTaker()
+    conduct(ledger, FakeWorkers(FAR_APART), told=told)
+    assert not [note for note in told.notes if "look" in note]
+
+
+def test_an_arm_that_hangs_costs_its_worker_and_the_run_goes_on_without_it(ledger):
+    class Hanging(FakeWorkers):
+        def __call__(self, task, on_event, silence_s):
+            left = getattr(task.bench, "left_out", {})
+            if isinstance(task, SessionTask) and task.session == 1 and INT8.label not in left:
+                on_event(Mark(arm=INT8.label, doing=Doing.TIMED, cell=0))
+                raise WorkerHung("the worker said nothing for 60 s and was killed")
+            self.breaks |= {(task.session, INT8.label): left[INT8.label]} if left else {}
+            return super().__call__(task, on_event, silence_s)
+
+    workers = Hanging(FAR_APART)
+    evidence = conduct(ledger, workers)
+    found = {result.arm: result.verdict for result in arm_results(evidence)}
+    assert (found[INT8.label].latency, found[INT8.label].latency_reason) == ("VOID", "hung")
+    assert found[SINK.label].latency == "FASTER"
+    assert phases(ledger).count(("opened", 1)) == 2
+    for name in ("memory", "quality"):
+        assert INT8.label not in {arm.label for arm in workers.tasks[name].bench.arms}
 
 
 def test_every_run_has_an_id_of_its_own(ledger):

@@ -56,6 +56,18 @@ class WrongLastLayer(Broken):
             return out * 1.01 if self.shape.layer == LAYERS - 1 else out
 
 
+class WrongSecondVisit(Broken):
+    """Right when it is set up and for the two steps of its first visit."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        steps = 0
+
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            self.steps += 1
+            out = super().decode(q, k, v)
+            return out * 1.01 if self.steps > 3 else out
+
+
 class NoDefinition(Good):
     """Works, but what it is cannot be computed, and leaves its row in the cache."""
 
@@ -173,6 +185,12 @@ def test_layers_of_a_model_with_sliding_windows_are_named_as_the_model_names_the
     assert worst(found["sdpa"]) < ERROR_BOUND["float32"]
 
 
+def test_a_step_is_compared_with_what_it_should_have_been_itself():
+    (checks,) = checked(mutant("WrongSecondVisit"))[0].values()
+    wrong = {check.visit for check in checks if check.worst_head > ERROR_BOUND["float32"]}
+    assert wrong == {1}
+
+
 def test_only_what_was_picked_is_checked():
     with standing(with_arms("sdpa", "zero_cost")) as bench:
         ready = bench.set_up(arm("sdpa"), Scope.ATTENTION, Mode.EAGER)
@@ -185,9 +203,10 @@ def test_only_what_was_picked_is_checked():
     }
 
 
-def test_an_arm_whose_definition_cannot_be_computed_is_dropped_alone():
+@pytest.mark.parametrize("order", [1, -1], ids=["first", "last"])
+def test_an_arm_whose_definition_cannot_be_computed_is_dropped_alone(order):
     broken = mutant("NoDefinition")
-    found, walk, _ = checked(broken, "sdpa")
+    found, walk, _ = checked(*(broken, "sdpa")[::order])
     assert set(found) == {"sdpa"}
     assert worst(found["sdpa"]) < ERROR_BOUND["float32"]
     assert walk.failures[broken].message == "block 7 is out of range"

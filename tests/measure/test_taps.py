@@ -32,8 +32,8 @@ class Lazy(Tensor):
 
 
 def cache(tokens: int = 5) -> CacheView:
-    rows = torch.randn(2, 2, 2, 6, 8)
-    return CacheView(rows[0], rows[1], CacheLength(CPU, tokens))
+    k, v = (torch.randn(2, 2, 6, 8) for _ in range(2))
+    return CacheView(k, v, CacheLength(CPU, tokens))
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:

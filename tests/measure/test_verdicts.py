@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass, field
 
 import msgspec
 import pytest
@@ -14,8 +15,10 @@ from attnbench.ledger import Kind, Ledger
 from attnbench.measure import verdicts
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.plan import Plan
+from attnbench.measure.tasks import ArmFailure
 from attnbench.measure.verdicts import _Found, _under_one_error_rate, arm_results
 from attnbench.protocol.cell import Mode, Role, Scope
+from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.presets import QUICK
 from attnbench.protocol.result import ArmResult
 from attnbench.protocol.verdict import LatencyVerdict, Reason, Verdict
@@ -313,3 +316,143 @@ def test_holm_counts_the_candidates_of_all_cells():
     assert _under_one_error_rate([one], 0.95)[0]["x"].verdict is Verdict.FASTER
     both = _under_one_error_rate([one, one], 0.95)
     assert [cell["x"].verdict for cell in both] == [Verdict.INCONCLUSIVE] * 2
+
+
+@dataclass
+class Watched(FakeWorkers):
+    """Workers that see arms do something in the second session; all by label.
+
+    `after`: why arms fail once all cells are timed.
+    """
+
+    checks: dict[str, StepCheck] = field(default_factory=dict)
+    surprises: dict[str, StepCheck] = field(default_factory=dict)
+    influence: dict[str, Influence] = field(default_factory=dict)
+    replays: dict[str, Replay] = field(default_factory=dict)
+    after: dict[str, ArmFailure] = field(default_factory=dict)
+
+    def _session(self, cells, number):
+        result = super()._session(cells, number)
+        if number != 1:
+            return result
+        checks = {label: (check,) for label, check in self.checks.items()}
+        return msgspec.structs.replace(
+            result,
+            cells=tuple(msgspec.structs.replace(cell, checks=checks) for cell in result.cells),
+            surprises={label: (check,) for label, check in self.surprises.items()},
+            influence=self.influence,
+            replays=self.replays,
+            failures=self.after,
+        )
+
+
+def failed(reason: str) -> ArmFailure:
+    return ArmFailure(
+        type="BrokenArm", message="it did that", hint="", during="visit", reason=reason
+    )
+
+
+def wrong(error: float = 0.3) -> StepCheck:
+    return StepCheck(visit=0, layer=0, error=error, worst_head=error)
+
+
+def seen(counted: float, declared: float, least: float = 1.0) -> Influence:
+    return Influence(planted=1000, counted=counted, least=least, declared=declared)
+
+
+def replay(held_us: float) -> Replay:
+    return Replay(fresh_us=(100.0,), held_us=(held_us,), moving_us=(100.0,))
+
+
+def said_of(found, arm: str) -> tuple[str, str]:
+    return found[arm].verdict.latency, found[arm].verdict.latency_reason
+
+
+@pytest.mark.parametrize("reason", ["patched", "hung", "cache-changed", "global-state"])
+def test_a_failure_with_a_reason_is_void_for_that_reason(results, reason):
+    found = results(FakeWorkers({SINK.label: 800.0}, breaks={(1, INT8.label): failed(reason)}))
+    assert said_of(found, INT8.label) == ("VOID", reason)
+    assert found[INT8.label].verdict.next_step.startswith("it did that; ")
+    assert found[INT8.label].failure == "BrokenArm: it did that"
+    assert said_of(found, SINK.label)[0] == "FASTER"
+
+
+def test_a_failure_with_a_reason_in_the_pilot_is_void_for_that_reason(results):
+    found = results(FakeWorkers(not_here={INT8.label: failed("left-running")}))
+    assert said_of(found, INT8.label) == ("VOID", "left-running")
+
+
+def test_what_an_arm_does_after_its_cells_voids_what_it_did_in_them(results):
+    found = results(Watched({INT8.label: 800.0}, after={INT8.label: failed("output-type")}))
+    assert said_of(found, INT8.label) == ("VOID", "output-type")
+    assert said_of(found, SINK.label)[0] == "EQUIVALENT"
+
+
+def test_a_control_that_failed_for_a_reason_is_void_too(results):
+    found = results(FakeWorkers(breaks={(1, ZERO.label): failed("patched")}))
+    assert said_of(found, ZERO.label) == ("VOID", "patched")
+
+
+SEEN = {
+    "wrong-output": {"checks": {INT8.label: wrong()}},
+    "false-witness": {"influence": {INT8.label: seen(1.0, 0.2)}},
+    "cached": {"replays": {INT8.label: replay(10.0), "sdpa": replay(100.0)}},
+}
+
+
+@pytest.mark.parametrize("reason", SEEN)
+def test_what_a_session_saw_of_an_arm_makes_it_void_and_no_other(results, reason):
+    found = results(Watched({INT8.label: 800.0, SINK.label: 800.0}, **SEEN[reason]))
+    assert said_of(found, INT8.label) == ("VOID", reason)
+    assert found[INT8.label].ratio.estimate > 1.2  # the figures stay, the verdict does not
+    assert said_of(found, SINK.label)[0] == "FASTER"
+
+
+def test_a_wrong_step_whose_input_came_late_is_as_wrong_as_a_timed_one(results):
+    found = results(Watched({INT8.label: 800.0}, surprises={INT8.label: wrong()}))
+    assert said_of(found, INT8.label) == ("VOID", "wrong-output")
+
+
+@pytest.mark.parametrize(
+    ("reason", "saw"),
+    [
+        ("context-skipped", {"influence": {"eager_repeat_kv": seen(1.0, 1.0, least=0.5)}}),
+        ("precision", {"checks": {"eager_repeat_kv": wrong(4e-5)}}),
+        ("precision", {"read_bytes": {"eager_repeat_kv": READ_BYTES // 2}}),
+    ],
+)
+def test_an_exact_arm_is_held_to_being_exact_and_an_approximate_one_is_not(results, reason, saw):
+    found = results(Watched(**saw))
+    assert said_of(found, "eager_repeat_kv") == ("VOID", reason)
+    same = {name: {INT8.label: figures["eager_repeat_kv"]} for name, figures in saw.items()}
+    assert said_of(results(Watched(**same)), INT8.label)[0] == "EQUIVALENT"
+
+
+def test_a_control_is_not_judged_by_what_it_computes(results):
+    saw = {"checks": {ZERO.label: wrong()}, "influence": {ZERO.label: seen(1.0, 0.0)}}
+    assert said_of(results(Watched(**saw)), ZERO.label)[0] == "FASTER"
+
+
+@pytest.mark.parametrize("label", ["sdpa", "sdpa#2"])
+def test_a_baseline_that_is_not_honest_voids_all_that_is_compared_with_it(results, label):
+    found = results(Watched({INT8.label: 800.0}, checks={label: wrong()}))
+    judged = {arm: said_of(found, arm) for arm in found if found[arm].verdict.latency}
+    assert set(judged.values()) == {("VOID", "wrong-output")}
+    assert len(judged) == 4
+    assert f"{label}: 1 of 1 timed steps" in found[INT8.label].verdict.next_step
+
+
+def test_honest_figures_of_a_session_change_no_verdict(results):
+    labels = ("sdpa", "sdpa#2", "eager_repeat_kv", INT8.label, SINK.label, ZERO.label)
+    honest = Watched(
+        {INT8.label: 800.0},
+        checks=dict.fromkeys(labels, wrong(1e-6)),
+        surprises=dict.fromkeys(labels, wrong(1e-6)),
+        influence=dict.fromkeys(labels, seen(1.0, 1.0)),
+        replays=dict.fromkeys(labels, replay(100.0)),
+    )
+    plain = results(FakeWorkers({INT8.label: 800.0}))
+    found = results(honest)
+    assert {arm: said_of(found, arm) for arm in found} == {
+        arm: said_of(plain, arm) for arm in plain
+    }

@@ -192,7 +192,11 @@ def test_a_hang_that_no_arm_is_to_blame_for_is_raised(ledger, last):
 
 
 def test_an_arm_that_is_lost_although_it_was_left_out_ends_the_run(ledger):
+    tries = []
+
     def run(task, on_event, silence_s):
+        tries.append(task)
+        assert len(tries) <= 2, "it is tried again and again"
         on_event(Mark(arm="int8_kv", doing=Doing.SET_UP, cell=0))
         raise HUNG
 

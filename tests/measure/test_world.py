@@ -7,6 +7,7 @@ import gc
 import math
 import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,9 @@ import time
 
 import pytest
 import torch
+from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.settings import flags
@@ -24,11 +27,26 @@ from attnbench.methods.reference import exact_attention
 from attnbench.protocol.verdict import Reason
 
 CPU = torch.device("cpu")
+PIPES = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
 CUDA, CUDNN = torch.backends.cuda, torch.backends.cudnn
 
 
 def ignore(*_: object) -> None:
     return None
+
+
+class Mode(TorchFunctionMode):
+    """Raises on every call of torch."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        raise IndexError("block 7 is out of range")
+
+
+class DispatchMode(TorchDispatchMode):
+    """Slows every operator, and changes none."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        return func(*args, **(kwargs or {}))
 
 
 def one_processor() -> None:
@@ -43,6 +61,13 @@ def opposite(name: str) -> None:
 
 
 CHANGES = {
+    "torch function modes": lambda: Mode().__enter__(),
+    "torch dispatch modes": lambda: DispatchMode().__enter__(),
+    "autocast": lambda: torch.set_autocast_enabled("cpu", True),
+    "signal handlers": lambda: signal.signal(signal.SIGUSR2, ignore),
+    "timers": lambda: signal.setitimer(signal.ITIMER_PROF, 1000, 1000),
+    "hooks _global_forward_hooks": lambda: nn_module.register_module_forward_hook(ignore),
+    "hooks _global_forward_pre_hooks": lambda: nn_module.register_module_forward_pre_hook(ignore),
     "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
     "default dtype": lambda: torch.set_default_dtype(torch.float64),
     "default device": lambda: torch.set_default_device("meta"),
@@ -132,15 +157,10 @@ def test_names_of_the_environment_are_told_and_what_was_deleted_is_there_again(m
     assert "IS_NEW" not in os.environ
 
 
-def test_a_mode_that_cannot_be_put_back_is_told_of_the_arm_that_left_it_alone():
+def test_what_cannot_be_put_back_is_told_of_the_arm_that_changed_it_alone():
     world = World(CPU)
-
-    class Mode(TorchFunctionMode):
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            return func(*args, **(kwargs or {}))
-
-    with Mode():
-        assert "torch function modes from 0 to 1" in blamed(world).message
+    with torch.inference_mode():
+        assert "inference mode from False to True" in blamed(world).message
         world.require_unchanged()
 
 
@@ -232,16 +252,24 @@ def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
     waiting.join()
 
 
-def test_a_child_process_is_told_once():
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [("while True: pass", "it left 1 child process(s) running"), ("input()", "")],
+    ids=["at work", "waiting"],
+)
+def test_a_child_process_left_at_work_is_told_once_and_one_that_waits_is_not(code, said):
     world = World(CPU)
-    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    child = subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{code}"], **PIPES)
     try:
+        child.stdout.readline()
         if child.pid not in children():
             pytest.skip("the system does not tell child processes")
-        assert blamed(world).message == "it left 1 child process(s) running"
+        if said:
+            assert blamed(world).message == said
         world.require_unchanged()
     finally:
-        child.communicate(b"\n")
+        child.kill()
+        child.communicate()
 
 
 def test_all_that_one_arm_changed_is_put_back_at_once_and_the_worst_is_told(spinning):

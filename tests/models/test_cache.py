@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attnbench.errors import DoesNotFit
-from attnbench.models.adapter import ExactCache, attention_router
+from attnbench.models.adapter import ExactCache, attention_router, folded_rows
 from attnbench.models.prefill import prefill, rope_depends_on_length, synthetic_fill
 from attnbench.models.survey import survey
 from tests.models.tiny import COMMON, build, loaded, prompt, wrap
@@ -122,3 +122,36 @@ def test_a_prompt_is_not_cut_where_rotation_depends_on_its_length():
         cache = ExactCache([layer.shape for layer in surveyed])
         actual = prefill(model, router, cache, ids, chunk=4)
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("head_dim", [1, 6, 8])
+def test_every_row_is_folded_into_one_number_and_one_bit_of_it_shows_there_alone(dtype, head_dim):
+    rows = torch.randn(2, 3, 5, head_dim).to(dtype)
+    before = folded_rows(rows)
+    assert (before.shape, before.dtype) == ((2, 3, 5), torch.int64)
+    for byte in range(rows.itemsize * head_dim):
+        changed = rows.clone()
+        changed.view(torch.uint8)[1, 2, 4, byte] ^= 128
+        assert (folded_rows(changed) != before).nonzero().tolist() == [[1, 2, 4]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_words_that_changed_places_within_a_row_show(dtype):
+    rows = torch.randn(1, 1, 1, 16).to(dtype)
+    assert folded_rows(rows.roll(8, dims=-1)) != folded_rows(rows)
+    assert folded_rows(rows.roll(1, dims=-1)) != folded_rows(rows)
+
+
+def test_equal_rows_fold_alike_wherever_they_lie_and_zeros_fold_to_zero():
+    rows = torch.randn(8).expand(2, 3, 5, 8).contiguous()
+    assert folded_rows(rows).unique().numel() == 1
+    assert not folded_rows(torch.zeros(2, 3, 5, 8)).any()
+
+
+def test_a_hash_sees_rows_that_changed_places():
+    cache = filled()
+    before = cache.sha256()
+    rows = cache.views[1].k
+    rows[0, 0, [2, 3]] = rows[0, 0, [3, 2]]
+    assert cache.sha256() != before

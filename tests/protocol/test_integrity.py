@@ -1,0 +1,231 @@
+"""Which figures an honest arm does not show, and that honest arms do not show them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom
+
+from attnbench.protocol.integrity import (
+    ERROR_BOUND,
+    EXACT_SHARE,
+    REPLAY_RATIO,
+    REST_OF_STEP,
+    SHARE_TOLERANCE,
+    STANDARD_ERRORS,
+    Conduct,
+    Influence,
+    Replay,
+    StepCheck,
+    failure_finding,
+    misconduct,
+)
+from attnbench.protocol.verdict import NEXT_STEP, Reason, Verdict
+
+DTYPES = sorted(ERROR_BOUND)
+BOUND = ERROR_BOUND["float32"]
+PLAIN = Replay(fresh_us=(100.0,) * 4, held_us=(100.0,) * 4, moving_us=(100.0,) * 4)
+
+
+def check(worst_head: float, error: float | None = None, layer: int = 0) -> StepCheck:
+    return StepCheck(
+        visit=0, layer=layer, error=worst_head if error is None else error, worst_head=worst_head
+    )
+
+
+def seen(
+    counted: float = 1.0, declared: float = 1.0, least: float | None = None, planted: int = 1000
+) -> Influence:
+    least = counted if least is None else least
+    return Influence(planted=planted, counted=counted, least=least, declared=declared)
+
+
+def replay(fresh: float = 100.0, held: float = 100.0, moving: float = 100.0) -> Replay:
+    return Replay(fresh_us=(fresh,) * 5, held_us=(held,) * 5, moving_us=(moving,) * 5)
+
+
+HONEST = Conduct(
+    dtype="float32",
+    exact=True,
+    checks=[[check(1e-6)] * 3, [check(2e-6)] * 3],
+    influence=[seen(), seen()],
+    replays=[(PLAIN, PLAIN)] * 2,
+    read_bytes=1000,
+    exact_bytes=1000,
+)
+SPARSE = replace(HONEST, exact=False, influence=[seen(0.15, 0.15)] * 2, read_bytes=150)
+FALSE = {
+    Reason.WRONG_OUTPUT: {"checks": [[check(1e-6)], [check(0.1)]]},
+    Reason.CONTEXT_SKIPPED: {"influence": [seen(), seen(1.0, 1.0, least=0.5)]},
+    Reason.FALSE_WITNESS: {"influence": [seen(1.0, 0.15, least=1.0)]},
+    Reason.CACHED: {"replays": [(replay(held=10.0), PLAIN)] * 2},
+    Reason.PRECISION: {"read_bytes": 999},
+}
+
+
+def reason(conduct: Conduct) -> Reason | None:
+    found = misconduct(conduct)
+    if found is None:
+        return None
+    assert found.verdict is Verdict.VOID
+    assert found.detail
+    assert NEXT_STEP[found.reason] in found.next_step
+    return found.reason
+
+
+@pytest.mark.parametrize("honest", [HONEST, SPARSE])
+def test_nothing_is_found_of_an_honest_arm(honest):
+    assert misconduct(honest) is None
+
+
+def test_nothing_is_found_where_nothing_was_seen():
+    unseen = Conduct("bfloat16", True, [], [], [], 0, 0)
+    assert misconduct(unseen) is None
+    assert misconduct(replace(unseen, checks=[(), ()])) is None
+
+
+@pytest.mark.parametrize("expected", FALSE)
+def test_what_an_honest_arm_would_not_do_is_void_for_its_reason(expected):
+    assert reason(replace(HONEST, **FALSE[expected])) is expected
+
+
+def test_of_several_reasons_the_one_nearest_to_the_output_is_told():
+    left = dict(FALSE)
+    for expected in FALSE:
+        both = {name: value for change in reversed(left.values()) for name, value in change.items()}
+        if expected is Reason.FALSE_WITNESS:
+            both["influence"] = FALSE[expected]["influence"]
+        assert reason(replace(HONEST, **both)) is expected
+        del left[expected]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_step_may_err_by_the_bound_of_its_dtype_and_no_more(dtype, exact):
+    at = replace(HONEST, dtype=dtype, exact=exact, checks=[[check(ERROR_BOUND[dtype], 0.0)]])
+    assert reason(at) is None
+    above = check(math.nextafter(ERROR_BOUND[dtype], 1), 0.0)
+    assert reason(replace(at, checks=[[check(0.0)] * 99, [above]])) is Reason.WRONG_OUTPUT
+
+
+@pytest.mark.parametrize("worst", [math.nan, math.inf])
+def test_what_is_no_number_is_wrong(worst):
+    found = misconduct(replace(HONEST, checks=[[check(0.3)], [check(worst, layer=7)]]))
+    assert found.reason is Reason.WRONG_OUTPUT
+    assert "layer 7" in found.detail
+
+
+def test_how_many_steps_were_wrong_by_how_much_and_where_is_told():
+    checks = [[check(1e-6), check(0.2, layer=3)], [check(0.1, layer=4), check(1e-6)]]
+    detail = misconduct(replace(HONEST, checks=checks)).detail
+    assert detail.startswith("2 of 4 timed steps")
+    assert "0.2 at worst (layer 3)" in detail
+
+
+def test_a_wrong_rest_of_a_step_is_told_apart_from_attention():
+    checks = [[check(1e-6), check(0.2, layer=REST_OF_STEP)]]
+    assert "outside attention" in misconduct(replace(HONEST, checks=checks)).detail
+
+
+@pytest.mark.parametrize("least", [0.0, 0.5, 0.999])
+def test_an_exact_arm_must_let_every_token_count_in_every_layer_and_session(least):
+    skips = replace(HONEST, influence=[seen(), seen(0.999, 1.0, least=least)])
+    assert reason(skips) is Reason.CONTEXT_SKIPPED
+    assert reason(replace(skips, exact=False)) is None
+
+
+def test_an_approximate_arm_may_leave_out_what_it_says_in_one_layer_as_in_another():
+    assert reason(replace(SPARSE, influence=[seen(0.5, 0.5, least=0.0)])) is None
+
+
+@pytest.mark.parametrize(
+    ("counted", "declared"), [(1.0, 0.15), (0.15, 1.0), (0.5, 0.15), (0.0, 0.15), (0.04, 0.0)]
+)
+def test_a_count_far_from_the_declared_share_is_a_false_witness(counted, declared):
+    said = replace(SPARSE, influence=[seen(0.15, 0.15), seen(counted, declared)])
+    assert reason(said) is Reason.FALSE_WITNESS
+
+
+@pytest.mark.parametrize("declared", [0.0, 0.15, 0.5, 1.0])
+@pytest.mark.parametrize("planted", [8, 96, 3072])
+def test_a_count_may_be_off_by_the_tolerance_and_four_standard_errors(declared, planted):
+    allowed = SHARE_TOLERANCE + STANDARD_ERRORS * (declared * (1 - declared) / planted) ** 0.5
+    for sign in (-1, 1):
+        near = seen(declared + sign * allowed * 0.999, declared, planted=planted)
+        far = seen(declared + sign * allowed * 1.001, declared, planted=planted)
+        assert reason(replace(SPARSE, influence=[near])) is None
+        assert reason(replace(SPARSE, influence=[far])) is Reason.FALSE_WITNESS
+
+
+@pytest.mark.parametrize("declared", [-3.0, 1.05, 40.0])
+def test_a_witness_may_say_anything_and_is_judged_by_the_count(declared):
+    said = replace(SPARSE, influence=[seen(0.5, declared)])
+    assert reason(said) is Reason.FALSE_WITNESS
+
+
+@given(st.integers(64, 100_000), st.floats(0, 1))
+def test_an_honest_selection_is_called_a_false_witness_less_than_once_in_a_thousand(planted, share):
+    allowed = SHARE_TOLERANCE + STANDARD_ERRORS * (share * (1 - share) / planted) ** 0.5
+    counts = binom(planted, share)
+    too_few, too_many = planted * (share - allowed), planted * (share + allowed)
+    assert counts.cdf(math.ceil(too_few) - 1) + counts.sf(math.floor(too_many)) < 1e-3
+    inside = seen(counted=share, declared=share, planted=planted)
+    assert misconduct(replace(SPARSE, influence=[inside])) is None
+
+
+@pytest.mark.parametrize("which", ["held", "moving"])
+def test_a_result_that_is_ready_too_early_is_void_and_just_below_the_ratio_is_the_limit(which):
+    def timed(ratio: float) -> Replay:
+        return replay(held=100 * ratio) if which == "held" else replay(moving=100 / ratio)
+
+    for ratio, expected in ((REPLAY_RATIO + 0.01, None), (REPLAY_RATIO - 0.01, Reason.CACHED)):
+        assert reason(replace(HONEST, replays=[(timed(ratio), PLAIN)])) is expected
+
+
+def test_a_cache_of_results_shows_in_every_session_or_it_is_chance():
+    quick = (replay(held=10.0), PLAIN)
+    assert reason(replace(HONEST, replays=[quick, quick])) is Reason.CACHED
+    assert reason(replace(HONEST, replays=[quick, (PLAIN, PLAIN)])) is None
+
+
+def test_what_repeated_inputs_save_the_baseline_too_is_no_cheat():
+    both = replay(held=50.0, moving=300.0)
+    assert reason(replace(HONEST, replays=[(both, both)])) is None
+
+
+def test_one_slow_step_of_a_replay_decides_nothing():
+    slow = Replay(fresh_us=(1e6, *(100.0,) * 4), held_us=(100.0,) * 5, moving_us=(100.0,) * 5)
+    assert reason(replace(HONEST, replays=[(slow, PLAIN)])) is None
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_an_exact_arm_may_err_by_half_the_bound_in_most_of_its_steps(dtype):
+    half = EXACT_SHARE * ERROR_BOUND[dtype]
+    above = check(half, math.nextafter(half, 1))
+    below = check(half, half)
+    rounds = replace(HONEST, dtype=dtype, checks=[[above, above], [above, below]])
+    assert reason(rounds) is Reason.PRECISION
+    assert reason(replace(rounds, exact=False)) is None
+    assert reason(replace(rounds, checks=[[above, below, below]])) is None
+
+
+def test_errors_outside_attention_say_nothing_of_its_precision():
+    rest = check(BOUND, layer=REST_OF_STEP)
+    assert reason(replace(HONEST, checks=[[check(1e-6), rest, rest]])) is None
+
+
+def test_an_exact_arm_reads_all_that_there_is_and_an_approximate_one_need_not():
+    assert reason(replace(HONEST, read_bytes=1000, exact_bytes=1001)) is Reason.PRECISION
+    assert reason(replace(SPARSE, read_bytes=1, exact_bytes=1001)) is None
+    assert reason(replace(HONEST, read_bytes=1001)) is None
+
+
+def test_an_arm_that_failed_is_void_for_its_reason_or_as_not_measured():
+    said = failure_finding("patched", "it replaced time.sleep")
+    assert (said.verdict, said.reason) == (Verdict.VOID, Reason.PATCHED)
+    assert said.next_step == f"it replaced time.sleep; {NEXT_STEP[Reason.PATCHED]}"
+    assert failure_finding("", "row 7").reason is Reason.NOT_MEASURED
