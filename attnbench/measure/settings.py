@@ -19,6 +19,21 @@ from torch.utils._python_dispatch import _pop_mode
 
 # Operators whose kernels in torch's dispatcher an arm could replace under everybody.
 OPERATORS = ("scaled_dot_product_attention", "softmax.int", "matmul", "copy_", "index_select")
+RUNTIME_KEYS = frozenset(
+    {
+        "CPU",
+        "CUDA",
+        "AutogradCPU",
+        "AutogradCUDA",
+        "CompositeImplicitAutograd",
+        "CompositeExplicitAutograd",
+        "Autograd[alias]",
+        "CompositeImplicitAutograd[alias]",
+        "CompositeExplicitAutograd[alias]",
+    }
+)
+# Compilers of kernels note down here, on first use, where their caches and tools lie.
+COMPILERS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "TORCH_WARM_POOL", "CUDA_HOME")
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 AUTOCAST = ("cpu", "cuda")
 GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
@@ -54,8 +69,12 @@ def _profiling() -> bool:
 
 
 def _kernels_of(operator: str) -> str:
-    """What the dispatcher calls for an operator, as text."""
-    return str(torch._C._dispatch_dump(f"aten::{operator}"))
+    """What the dispatcher calls for an operator where it runs, as text.
+
+    Other keys (meta, tracing) are filled in by parts of torch that are imported late.
+    """
+    lines = torch._C._dispatch_dump(f"aten::{operator}").splitlines()
+    return "\n".join(sorted(line for line in lines if line.partition(":")[0] in RUNTIME_KEYS))
 
 
 def _signal_handlers() -> dict[str, Any]:
@@ -119,8 +138,12 @@ def _set_default_device(before: torch.device) -> None:
     torch.set_default_device(None if before == torch.device("cpu") else before)
 
 
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(COMPILERS)}
+
+
 def _set_environment(before: dict[str, str]) -> None:
-    for name in set(os.environ) - set(before):
+    for name in set(_environment()) - set(before):
         del os.environ[name]
     os.environ.update(before)
 
@@ -171,7 +194,7 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
             lambda before: os.sched_setaffinity(0, before),
         ),
         Flag("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0)),
-        Flag("environment", lambda: dict(os.environ), _set_environment),
+        Flag("environment", _environment, _set_environment),
         Flag("oneDNN", lambda: torch.backends.mkldnn.enabled, _set_onednn),
         Flag("profiler", _profiling),
         Flag("signal handlers", _signal_handlers, _set_signal_handlers),

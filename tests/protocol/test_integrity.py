@@ -13,7 +13,9 @@ from scipy.stats import binom
 from attnbench.protocol.integrity import (
     ERROR_BOUND,
     EXACT_SHARE,
+    LEAST_BYTES,
     REPLAY_RATIO,
+    REPLAY_RATIO_OF_ONE,
     REST_OF_STEP,
     SHARE_TOLERANCE,
     STANDARD_ERRORS,
@@ -58,6 +60,7 @@ HONEST = Conduct(
     exact_bytes=1000,
 )
 SPARSE = replace(HONEST, exact=False, influence=[seen(0.15, 0.15)] * 2, read_bytes=150)
+COUNTED = replace(SPARSE, read_bytes=1000)  # where it is not bytes that are looked at
 FALSE = {
     Reason.WRONG_OUTPUT: {"checks": [[check(1e-6)], [check(0.1)]]},
     Reason.CONTEXT_SKIPPED: {"influence": [seen(), seen(1.0, 1.0, least=0.5)]},
@@ -157,8 +160,19 @@ def test_a_count_may_be_off_by_the_tolerance_and_four_standard_errors(declared, 
     for sign in (-1, 1):
         near = seen(declared + sign * allowed * 0.999, declared, planted=planted)
         far = seen(declared + sign * allowed * 1.001, declared, planted=planted)
-        assert reason(replace(SPARSE, influence=[near])) is None
-        assert reason(replace(SPARSE, influence=[far])) is Reason.FALSE_WITNESS
+        assert reason(replace(COUNTED, influence=[near])) is None
+        assert reason(replace(COUNTED, influence=[far])) is Reason.FALSE_WITNESS
+
+
+def test_what_is_attended_to_must_be_read_and_few_bits_of_it_are_enough():
+    dense = replace(SPARSE, influence=[seen(1.0, 1.0)])
+    assert reason(replace(dense, read_bytes=round(LEAST_BYTES * 1000))) is None
+    assert reason(replace(dense, read_bytes=round(LEAST_BYTES * 1000) - 1)) is Reason.FALSE_WITNESS
+    sparse = replace(SPARSE, read_bytes=round(LEAST_BYTES * 150))
+    assert reason(sparse) is None
+    assert reason(replace(sparse, read_bytes=1)) is Reason.FALSE_WITNESS
+    unread = replace(dense, influence=[seen(0.0, 0.0)], read_bytes=0)
+    assert reason(unread) is None
 
 
 @pytest.mark.parametrize("declared", [-3.0, 1.05, 40.0])
@@ -174,7 +188,7 @@ def test_an_honest_selection_is_called_a_false_witness_less_than_once_in_a_thous
     too_few, too_many = planted * (share - allowed), planted * (share + allowed)
     assert counts.cdf(math.ceil(too_few) - 1) + counts.sf(math.floor(too_many)) < 1e-3
     inside = seen(counted=share, declared=share, planted=planted)
-    assert misconduct(replace(SPARSE, influence=[inside])) is None
+    assert misconduct(replace(COUNTED, influence=[inside])) is None
 
 
 @pytest.mark.parametrize("which", ["held", "moving"])
@@ -182,8 +196,9 @@ def test_a_result_that_is_ready_too_early_is_void_and_just_below_the_ratio_is_th
     def timed(ratio: float) -> Replay:
         return replay(held=100 * ratio) if which == "held" else replay(moving=100 / ratio)
 
-    for ratio, expected in ((REPLAY_RATIO + 0.01, None), (REPLAY_RATIO - 0.01, Reason.CACHED)):
-        assert reason(replace(HONEST, replays=[(timed(ratio), PLAIN)])) is expected
+    for sessions, limit in ((3, REPLAY_RATIO), (2, REPLAY_RATIO), (1, REPLAY_RATIO_OF_ONE)):
+        for ratio, expected in ((limit + 0.01, None), (limit - 0.01, Reason.CACHED)):
+            assert reason(replace(HONEST, replays=[(timed(ratio), PLAIN)] * sessions)) is expected
 
 
 def test_a_cache_of_results_shows_in_every_session_or_it_is_chance():
@@ -194,12 +209,20 @@ def test_a_cache_of_results_shows_in_every_session_or_it_is_chance():
 
 def test_what_repeated_inputs_save_the_baseline_too_is_no_cheat():
     both = replay(held=50.0, moving=300.0)
-    assert reason(replace(HONEST, replays=[(both, both)])) is None
+    assert reason(replace(HONEST, replays=[(both, both)] * 2)) is None
 
 
-def test_one_slow_step_of_a_replay_decides_nothing():
-    slow = Replay(fresh_us=(1e6, *(100.0,) * 4), held_us=(100.0,) * 5, moving_us=(100.0,) * 5)
-    assert reason(replace(HONEST, replays=[(slow, PLAIN)])) is None
+def test_what_new_inputs_cost_the_baseline_is_forgiven_a_quicker_arm_in_microseconds():
+    quick = replay(fresh=20.0, held=20.0, moving=70.0)
+    assert reason(replace(HONEST, replays=[(quick, replay(moving=150.0))] * 2)) is None
+    assert reason(replace(HONEST, replays=[(quick, PLAIN)] * 2)) is Reason.CACHED
+
+
+def test_slow_steps_of_a_replay_decide_nothing():
+    slow = Replay(
+        fresh_us=(*(1e6,) * 4, 100.0), held_us=(100.0,) * 5, moving_us=(*(1e6,) * 4, 100.0)
+    )
+    assert reason(replace(HONEST, replays=[(slow, PLAIN)] * 2)) is None
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -220,7 +243,7 @@ def test_errors_outside_attention_say_nothing_of_its_precision():
 
 def test_an_exact_arm_reads_all_that_there_is_and_an_approximate_one_need_not():
     assert reason(replace(HONEST, read_bytes=1000, exact_bytes=1001)) is Reason.PRECISION
-    assert reason(replace(SPARSE, read_bytes=1, exact_bytes=1001)) is None
+    assert reason(replace(SPARSE, read_bytes=999)) is None
     assert reason(replace(HONEST, read_bytes=1001)) is None
 
 

@@ -73,7 +73,7 @@ def seen_by_the_parent(sessions, arm, parent_us):
     )
 
 
-@pytest.mark.parametrize("arm", ["c", "a2"])
+@pytest.mark.parametrize("arm", ["c", "a", "a2"])
 @pytest.mark.parametrize(
     ("more_us", "void"), [(0.0, False), (1900.0, False), (2500.0, True), (1e5, True)]
 )
@@ -85,10 +85,10 @@ def test_a_worker_that_claims_less_time_than_its_parent_saw_pass_voids(
     assert ("parent" in found.next_step) == void
 
 
-@pytest.mark.parametrize(("more_us", "void"), [(15_000.0, False), (25_000.0, True)])
-def test_messages_that_are_slow_for_the_baseline_are_slow_for_all(sessions, more_us, void):
-    both = with_visits(sessions, lambda _, v: replace(v, parent_us=v.wall_us + more_us))
-    assert (decided(both).reason is Reason.TIMERS_DISAGREE) == void
+@pytest.mark.parametrize("more_us", [1000.0, 25_000.0])
+def test_messages_that_are_slow_for_every_arm_void_nothing(sessions, more_us):
+    all_slow = with_visits(sessions, lambda _, v: replace(v, parent_us=v.wall_us + more_us))
+    assert decided(all_slow).reason is not Reason.TIMERS_DISAGREE
 
 
 @pytest.mark.parametrize(("share", "void"), [(1.05, False), (1.10, True)])
