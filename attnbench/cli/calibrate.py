@@ -100,6 +100,13 @@ def calibrate(
             help="Go on with a run: what is closed in the ledger is not measured again.",
         ),
     ] = "",
+    analyse: Annotated[
+        str,
+        typer.Option(
+            metavar="RUN",
+            help="Only say once more what the closed sessions of a run mean; needs no device.",
+        ),
+    ] = "",
     ledger: Annotated[
         Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
     ] = Path("ledger/ledger.jsonl"),
@@ -128,8 +135,13 @@ def calibrate(
 
     attnbench calibrate --resume 3f9a81c2 --sessions 30
 
+    attnbench calibrate --analyse 3f9a81c2
+
     attnbench calibrate --order-effect --sessions 6
     """
+    if analyse:
+        _show(_analysed(ledger, analyse), ledger, as_json=as_json)
+        return
     given = {
         "model": model,
         "ctx": ctx,
@@ -161,6 +173,17 @@ def _before(path: Path, resume: str) -> tuple[Ledger, Past | None]:
     book = Ledger(path)
     require_sound(book)
     return book, past_of(book, resume) if resume else None
+
+
+def _analysed(path: Path, run: str) -> CalibrationResult:
+    """The findings of a run from its records."""
+    from attnbench.ledger import Ledger
+    from attnbench.measure.calibration_again import analysed
+    from attnbench.measure.calibration_past import past_of
+
+    book = Ledger(path)
+    require_sound(book)
+    return analysed(book, past_of(book, run))
 
 
 def _request(asked: dict[str, Any], sessions: int | None, past: Past | None) -> CalibrationRequest:

@@ -141,6 +141,21 @@ def checkpoint(path: LedgerPath = DEFAULT, _as_json: AsJson = False) -> None:
 
 
 @app.command()
+def merge(
+    other: Annotated[Path, typer.Argument(help="Another machine's ledger, its blobs beside it.")],
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Take over what another ledger holds and this one does not; records keep their ids.
+
+    Example: `attnbench ledger merge from-the-gpu/ledger.jsonl`.
+    """
+    merged = book.merge(book.Ledger(path), other)
+    text = f"{merged.added} records of {other} added to {path}; {merged.known} were here already."
+    _say(asdict(merged), text, as_json)
+
+
+@app.command()
 def retract(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its start.")],
     reason: Annotated[book.Reason, typer.Option(help="Why it no longer counts.")],

@@ -4,6 +4,7 @@ from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import Json
 from attnbench.ledger.comparison import Diff, Side, diff
 from attnbench.ledger.folding import State, Status, fold
+from attnbench.ledger.merging import Merged, merge
 from attnbench.ledger.record import Kind, Record
 from attnbench.ledger.retraction import Reason, retract
 from attnbench.ledger.verification import (
@@ -20,6 +21,7 @@ __all__ = [
     "Json",
     "Kind",
     "Ledger",
+    "Merged",
     "Reason",
     "Record",
     "Report",
@@ -28,6 +30,7 @@ __all__ = [
     "Status",
     "diff",
     "fold",
+    "merge",
     "read_checkpoint",
     "retract",
     "take_checkpoint",

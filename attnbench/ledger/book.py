@@ -51,7 +51,26 @@ class Ledger:
         Raises NotCanonical (a body that JSON cannot hold), LedgerUnavailable (the file system says
         no; nothing was recorded), TornTail or BrokenLedger (the file's end cannot be trusted).
         """
-        entry = self._draft(kind, body, cites)
+        return self._place(self._draft(kind, body, cites))
+
+    def adopt(self, record: Record) -> Record:
+        """Append what another ledger recorded, as it is; only its place becomes this ledger's.
+
+        Raises what `append` raises.
+        """
+        return self._place(
+            draft(
+                record.kind,
+                record.body,
+                record.cites,
+                utc=record.utc,
+                nonce=record.nonce,
+                tool=record.tool,
+                commit=record.commit,
+            )
+        )
+
+    def _place(self, entry: Draft) -> Record:
         with locked_for_append(self.path) as fd:
             size = os.fstat(fd).st_size
             line = seal(entry, self._head(fd, size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,18 @@ from torch import Tensor
 
 from attnbench.errors import AttnbenchError
 from attnbench.measure.floor import kv_bytes
-from attnbench.measure.taps import KeptStep, Tap, TappedLayer, WholeStep, host_copy, unlike
+from attnbench.measure.taps import KeptStep, Tap, TappedLayer, WholeStep, copied, host_copy, unlike
 from attnbench.measure.tasks import Launch
 from attnbench.methods.base import KernelConfig
 from attnbench.methods.registry import parse
-from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, Step, build_layers
+from attnbench.models.step import (
+    AttentionStep,
+    CapturedStep,
+    DecodeStep,
+    InTurnStep,
+    Step,
+    build_layers,
+)
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.verdict import Reason
 
@@ -30,12 +38,20 @@ class BrokenArm(AttnbenchError):
 class BenchArm:
     """An arm that is ready to be timed in one scope and mode.
 
+    `in_turn`: in scope attention, where the inputs of a layer come after the layers before it.
     Setting it up runs attention of every layer once and checks each output, because a whole step
     hides which layer went wrong, and some wrong shapes altogether.
     """
 
     def __init__(
-        self, bench: Workbench, method: str, launch: Launch | None, scope: Scope, mode: Mode
+        self,
+        bench: Workbench,
+        method: str,
+        launch: Launch | None,
+        scope: Scope,
+        mode: Mode,
+        *,
+        in_turn: bool = False,
     ) -> None:
         self._bench = bench
         self._scope = scope
@@ -44,7 +60,7 @@ class BenchArm:
         layers = build_layers(self.method, bench.cache, bench.surveyed, kernel)
         self._layers = [TappedLayer(layer) for layer in layers]
         self._check_attention()
-        step = self._eager_step()
+        step = InTurnStep(self._layers, bench.tables) if in_turn else self._eager_step()
         self._inputs = step if isinstance(step, AttentionStep) else None
         self._whole = step if isinstance(step, DecodeStep) else None
         self._step: Step = CapturedStep(step) if mode is Mode.GRAPH else step
@@ -54,6 +70,10 @@ class BenchArm:
         """One decode step; its output is kept until the next."""
         self._output = self._step()
         return self._output
+
+    def reset(self) -> None:
+        """Back to the first row of the inputs and the state after prefill."""
+        self._step.reset()
 
     def attend(self) -> tuple[Tensor, ...]:
         """One step of scope attention: the outputs [B,H,1,D] of the full-attention layers."""
@@ -69,7 +89,7 @@ class BenchArm:
         whole = None
         if isinstance(self._whole, DecodeStep) and isinstance(self._output, Tensor):
             whole = WholeStep(host_copy(self._whole.tokens), host_copy(self._output))
-        return KeptStep(tuple(tap.copied() for tap in self.taps()), whole)
+        return KeptStep(copied(self.taps()), whole)
 
     def inspect(self, *, thoroughly: bool = False) -> None:
         """Raise `BrokenArm` unless the last step's outputs are plain and finite, its inputs those
@@ -85,9 +105,15 @@ class BenchArm:
         if self._inputs is not None and not self._inputs.inputs_untouched():
             raise BrokenArm("it changed its q, k or v in place", reason=Reason.INPUTS_CHANGED)
         if thoroughly:
+            self._bench.clear_slot()  # other arms may have written it since
             self._step.reset()
             self._bench.require_intact_model()
         self._bench.require_intact(thoroughly=thoroughly)
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that the layers which the method applies to keep between steps."""
+        for shape in self._bench.tables.shapes:
+            yield from self._layers[shape.layer].tensors()
 
     def witness(self) -> dict[str, float]:
         """Each figure of the layers that the method applies to, averaged; all must be finite."""

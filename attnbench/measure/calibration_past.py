@@ -12,7 +12,7 @@ import msgspec
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger, Record, Status, fold
 from attnbench.measure.calibration_plan import CalibrationPlan, CalibrationRequest
-from attnbench.measure.tasks import ArmFailure, TaskResult
+from attnbench.measure.tasks import ArmFailure, Bench, TaskResult
 
 ABOUT = "calibration"  # the member of an opening record that holds the request
 MAY_CHANGE = ("device_uuid", "driver", "platform")  # another machine of the same kind
@@ -29,6 +29,7 @@ class Past:
     left_out: Mapping[str, ArmFailure]
     environment: Mapping[str, Any]
     sources: Mapping[str, str]
+    bench: Bench  # of its first worker
 
     @property
     def sessions(self) -> int:
@@ -93,6 +94,7 @@ def past_of(ledger: Ledger, run: str) -> Past:
         left_out=_left_out(opened[-1]),
         environment=body["environment"],
         sources=body["sources"],
+        bench=msgspec.convert(body["task"]["bench"], Bench),
     )
 
 

@@ -123,10 +123,11 @@ class CpuFootprint:
         return resident_bytes()
 
 
-def living_storage_bytes() -> int:
-    """Bytes of the distinct storages of every tensor that Python's collector tracks."""
+def living_storage_bytes(kind: str = "cpu") -> int:
+    """Bytes of the distinct storages, on this kind of device, of every tensor that Python's
+    collector tracks."""
     tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
-    found = (tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu")
+    found = (tensor.untyped_storage() for tensor in tensors if tensor.device.type == kind)
     return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
 
 

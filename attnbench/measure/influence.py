@@ -55,20 +55,26 @@ def probe_arms(
         if not any(arm.label in cell.timed_steps for cell in walked.cells):
             continue
         talk.mark(Mark(arm=arm.label, doing=Doing.PROBED, cell=0))
-        outcome: object = None
-        try:
-            silence_new_tokens(bench)
-            ready = bench.set_up(arm, Scope.ATTENTION, mode)
-            probed.influence[arm.label] = counted(bench, ready, places)
-            probed.replays[arm.label] = replayed(bench, ready)
-            probed.surprises[arm.label] = surprised(bench, ready)
-            world.require_unchanged()
-        except SessionLost:
-            raise
-        except Exception as error:  # noqa: BLE001 - a method under test may raise anything
-            outcome = probed.failures[arm.label] = failure_of(error, "influence", world)
-        recover(arm.label, outcome, bench.reclaim)
+        left = Left(bench)
+        for look in (partial(_probe, bench, arm, mode, places, probed), left.require_nothing):
+            try:
+                look()
+                world.require_unchanged()
+            except SessionLost:
+                raise
+            except Exception as error:  # noqa: BLE001 - a method under test may raise anything
+                probed.failures[arm.label] = failure_of(error, "influence", world)
+            recover(arm.label, probed.failures.get(arm.label), bench.reclaim)
     return probed
+
+
+def _probe(bench: Workbench, arm: Arm, mode: Mode, places: Places, probed: Probed) -> None:
+    silence_new_tokens(bench)
+    ready = bench.set_up(arm, Scope.ATTENTION, mode, in_turn=True)
+    probed.influence[arm.label] = counted(bench, ready, places)
+    probed.replays[arm.label] = replayed(bench, ready)
+    probed.surprises[arm.label] = surprised(bench, ready)
+    require_named(bench, ready)
 
 
 def replayed(bench: Workbench, arm: BenchArm) -> Replay:

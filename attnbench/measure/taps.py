@@ -6,7 +6,7 @@ costs memory and no time, and the graph is the same whether a step is looked at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,15 @@ class Tap:
     def copied(self) -> Tap:
         """On the host, in memory of its own."""
         return Tap(*(host_copy(tensor) for tensor in (self.q, self.k, self.v, self.out)))
+
+
+def copied(taps: Sequence[Tap]) -> tuple[Tap, ...]:
+    """Copies on the host, fetched from the device at once."""
+    tensors = [each for tap in taps for each in (tap.q, tap.k, tap.v, tap.out)]
+    flat = host_copy(torch.cat([Tensor.reshape(Tensor.detach(each), (-1,)) for each in tensors]))
+    pieces = iter(torch.split(flat, [each.numel() for each in tensors]))
+    shaped = (next(pieces).view(each.shape) for each in tensors)
+    return tuple(Tap(*fields) for fields in zip(shaped, shaped, shaped, shaped, strict=True))
 
 
 def host_copy(tensor: Tensor) -> Tensor:

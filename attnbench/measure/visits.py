@@ -25,6 +25,7 @@ from attnbench.protocol.cell import Visit
 from attnbench.protocol.schedule import SessionSchedule
 from attnbench.stats.warmup import warmed_up
 
+EXTRA_UNTIMED = 1  # at most, drawn on top of a visit's untimed steps
 EXTRA_SHARE = 0.25  # of a visit's timed steps, at most, that are drawn on top
 VISIT_PATIENCE = 50.0  # times as long as its warm-up says that a visit lasts
 LEAST_PATIENCE_S = 60.0
@@ -198,7 +199,7 @@ class _Run:
         )
         least = self._walk.timed_steps[label]
         count = least + draw(ceil(least * EXTRA_SHARE) + 1)
-        untimed = self._with.steps.untimed_steps + draw(self._with.steps.untimed_steps + 1)
+        untimed = self._with.steps.untimed_steps + draw(EXTRA_UNTIMED + 1)
         with phases("checks"):
             before = self._with.probe.read()
         with phases("untimed"):

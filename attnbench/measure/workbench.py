@@ -75,12 +75,19 @@ class Workbench:
         self._anatomy = anatomy(loaded.module)
         self.freshen(bench.seed)
 
-    def set_up(self, arm: Arm, scope: Scope, mode: Mode) -> BenchArm:
+    def set_up(
+        self, arm: Arm, scope: Scope, mode: Mode, *, in_turn: bool = False
+    ) -> BenchArm:
         """The arm with fresh state and workspaces, captured anew in graph mode."""
         if arm.label in self.broken:
             failure = self.broken[arm.label]
             raise BrokenArm(failure.message, hint=failure.hint, reason=failure.reason)
-        return BenchArm(self, arm.method, self.kernels.get(arm.label), scope, mode)
+        launch = self.kernels.get(arm.label)
+        return BenchArm(self, arm.method, launch, scope, mode, in_turn=in_turn)
+
+    def clear_slot(self) -> None:
+        """Zeros in the cache where steps write."""
+        self.cache.reset(self.bench.context)
 
     def freshen(self, seed: int) -> None:
         """New inputs for every step, in place: q, k and v, and tokens that the text holds."""
@@ -107,10 +114,10 @@ class Workbench:
 
         `thoroughly`: the slot too, and by a sum that tells rows that changed places.
         """
-        now, before = checksum(self.cache), self._intact
-        if not thoroughly:
-            now, before = (_without(sums, self.bench.context) for sums in (now, before))
-        whole = torch.equal(now, before)
+        now = checksum(self.cache)
+        if not thoroughly:  # the slot is zero where the cache is intact
+            now -= slot_sums(self.cache, self.bench.context)
+        whole = torch.equal(now, self._intact)
         if whole and thoroughly:
             whole = torch.equal(folded(self.cache), self._folded)
         if not whole:
@@ -272,27 +279,27 @@ def refuse_without_full_attention(surveyed: tuple[SurveyedLayer, ...]) -> None:
 
 
 def checksum(cache: ExactCache) -> Tensor:
-    """Sums over the bits of every cached token, [2 * layers, capacity] int64, on the device.
+    """The bits of every cached tensor added up, [2 * layers] int64, on the device.
 
-    Cheap enough to be taken after every visit, where a cryptographic hash of gigabytes is not: it
-    shows a changed row and which one, and misses only what someone balances on purpose.
+    One pass at the speed of memory, cheap enough after every visit, where a cryptographic hash of
+    gigabytes is not. It misses rows that changed places, which `folded` sees.
     """
-    sums = [bit_sums(rows) for view in cache.views for rows in (view.k, view.v)]
-    return torch.stack(sums)
+    return torch.stack([bit_sum(rows) for view in cache.views for rows in (view.k, view.v)])
 
 
-def bit_sums(rows: Tensor) -> Tensor:
-    """[B, Hkv, capacity, D] of any dtype -> [capacity]: its bits, read as integers, added up.
+def slot_sums(cache: ExactCache, token: int) -> Tensor:
+    """The same of one token's rows alone."""
+    slots = (rows[:, :, token] for view in cache.views for rows in (view.k, view.v))
+    return torch.stack([bit_sum(rows) for rows in slots])
+
+
+def bit_sum(rows: Tensor) -> Tensor:
+    """Rows [.., D] of any dtype -> int64: their bits, read as integers, added up.
 
     Integers as wide as a row allows: 64 bits need no wider copy to be added up, and may overflow.
     """
     width = math.gcd(8, rows.shape[-1] * rows.element_size())
-    return rows.view(INTEGERS[width]).sum(dim=(0, 1, 3), dtype=torch.int64)
-
-
-def _without(sums: Tensor, token: int) -> Tensor:
-    """Sums by token [.., capacity] without one of them."""
-    return torch.cat([sums[:, :token], sums[:, token + 1 :]], dim=1)
+    return rows.view(INTEGERS[width]).sum(dtype=torch.int64)
 
 
 def folded(cache: ExactCache) -> Tensor:

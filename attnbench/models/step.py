@@ -135,6 +135,44 @@ class AttentionStep:
             layer.reset()
 
 
+class InTurnStep(AttentionStep):
+    """The same with the inputs of a layer coming when the layers before it are done, as in a model.
+
+    Outputs are copied as they are returned: what is finished later, or computed from inputs that
+    were not there yet, is wrong in them.
+    """
+
+    def __init__(self, layers: Sequence[MethodLayer], tables: QKVTables) -> None:
+        super().__init__(layers, tables)
+        self._tables = tables
+        self._places = tables.by_layer(self._rows.row)
+        self._wrote = False
+
+    @torch.no_grad()
+    def __call__(self) -> tuple[Tensor, ...]:
+        """Copies of the outputs [B, H, 1, D] of every layer for the next row of the tables."""
+        self._rows.advance()
+        coming = self._tables.by_layer(self._rows.row.clone())
+        self._rows.row.zero_()
+        outputs = []
+        for layer, inputs, place, new in zip(
+            self.layers, self._inputs, self._places, coming, strict=True
+        ):
+            place.copy_(new)
+            outputs.append(self._decoded(layer, *inputs))
+        return tuple(outputs)
+
+    def _decoded(self, layer: MethodLayer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        writes = self._rows.row._version
+        out = layer.decode(q, k, v)
+        self._wrote |= self._rows.row._version != writes
+        return out.clone()
+
+    def inputs_untouched(self) -> bool:
+        """Whether no layer wrote to its inputs either, not even what was there already."""
+        return not self._wrote and super().inputs_untouched()
+
+
 class CapturedStep:
     """A step recorded in a CUDA graph with a memory pool of its own; calling it replays the graph.
 

@@ -81,8 +81,7 @@ class QKVTables:
     def split(self, row: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Views of one row, [W] or as words: q [B,H,1,D], k and v [B,Hkv,1,D] of every layer."""
         widths = [width for shape in self.shapes for width in _widths(shape)]
-        row = row.view(self.shapes[0].dtype)[: sum(widths)]
-        pieces = iter(torch.split(row, widths))
+        pieces = iter(torch.split(self._elements(row), widths))
         return [
             (
                 next(pieces).view(shape.batch, shape.heads, 1, shape.head_dim),
@@ -91,6 +90,13 @@ class QKVTables:
             )
             for shape in self.shapes
         ]
+
+    def by_layer(self, row: Tensor) -> list[Tensor]:
+        """Views of one row, all inputs of each layer side by side."""
+        return list(torch.split(self._elements(row), [sum(_widths(s)) for s in self.shapes]))
+
+    def _elements(self, row: Tensor) -> Tensor:
+        return row.view(self.shapes[0].dtype)[: _row_width(self.shapes)]
 
 
 def qkv_tables(surveyed: Sequence[SurveyedLayer], steps: int, seed: int) -> QKVTables:

@@ -82,6 +82,16 @@ class SkipsOneHead(Broken):
             return rows[-1:] if head == 1 else rows
 
 
+class OneHeadOfAGroup(Broken):
+    """Every other query head attends to nothing at all."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out = super().decode(q, k, v)
+            out[:, 1::2] = 0
+            return out
+
+
 class DenseCalledSparse(Broken):
     class spoilt(GoodLayer):  # noqa: N801
         def witness(self):
@@ -197,6 +207,14 @@ def test_context_that_is_skipped_is_missing_in_the_count(name, share, least):
     assert found.declared == 1.0
     assert found.counted == pytest.approx(share, abs=0.06)
     assert found.least == pytest.approx(least, abs=0.06)
+
+
+def test_the_newest_token_counts_as_attended_to():
+    assert influence_of(mutant("SkipsOneLayer")).least == pytest.approx(1 / (TOKENS + 1))
+
+
+def test_a_token_counts_when_one_query_head_of_its_group_attends_to_it():
+    assert influence_of(mutant("OneHeadOfAGroup")).counted == 1.0
 
 
 def test_dense_attention_that_calls_itself_sparse_is_counted_as_dense():

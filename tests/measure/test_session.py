@@ -103,7 +103,7 @@ def test_the_checksum_sees_one_bit_of_one_row(dtype):
         row = stands.cache.views[1].v[1, 0, 7].view(torch.int8)
         row[0] ^= 1
         after = checksum(stands.cache)
-        assert (before != after).nonzero().tolist() == [[3, 7]]
+        assert (before != after).nonzero().tolist() == [[3]]
 
 
 def test_a_prefilled_cache_comes_from_the_text_and_is_the_same_in_every_process():
