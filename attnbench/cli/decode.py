@@ -58,7 +58,11 @@ def decode(
         ),
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="canonical, rigorous, or quick (which can earn no verdict).")
+        str,
+        typer.Option(
+            help="canonical, rigorous, sequential (rigorous, may stop early), or "
+            "quick (which can earn no verdict)."
+        ),
     ] = "canonical",
     dtype: Annotated[
         str,

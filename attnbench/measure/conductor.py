@@ -16,13 +16,13 @@ from attnbench.ledger import Ledger
 from attnbench.measure.chosen import fastest_exact, kernel_choices, takes_part, without_cheats
 from attnbench.measure.device import environment
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
+from attnbench.measure.layout import bench_of, cell_of, steps_of
 from attnbench.measure.plan import Plan, PlannedArm
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
     Bench,
     CellPlan,
-    Launch,
     MemoryResult,
     MemoryTask,
     PilotResult,
@@ -37,7 +37,7 @@ from attnbench.measure.tasks import (
 from attnbench.measure.verdicts import arm_results
 from attnbench.measure.workers import NOTE_WIDTH, RunTask, Workers
 from attnbench.methods.base import Family
-from attnbench.protocol.cell import Arm, Cell, Role
+from attnbench.protocol.cell import Arm, Role
 from attnbench.protocol.looks import decided, looks_of
 from attnbench.protocol.schedule import SessionSchedule, schedule
 
@@ -114,7 +114,7 @@ class Conductor:
         exact = [arm.label for arm in self._plan.arms if arm.family is Family.EXACT]
         order = _pilot_schedule(exact, self._plan.request.seed)
         task = PilotTask(
-            bench=self._bench(arms),
+            bench=bench_of(self._plan, arms),
             cells=tuple(
                 CellPlan(scope=scope, mode=mode, schedule=order) for scope, mode in self._plan.cells
             ),
@@ -131,16 +131,7 @@ class Conductor:
 
     def _cell_arms(self, index: int, pilot: PilotResult) -> CellArms:
         scope, mode = self._plan.cells[index]
-        request = self._plan.request
-        cell = Cell(
-            model=request.model,
-            context=self._plan.context,
-            batch=request.batch,
-            dtype=self._plan.dtype,
-            scope=scope,
-            mode=mode,
-            device=self._plan.facts.name,
-        )
+        cell = cell_of(self._plan, index)
         baseline = fastest_exact(pilot, index)
         runs = [arm for arm in self._plan.arms if takes_part(arm, pilot, index, baseline)]
         others = [_arm(arm) for arm in runs if arm.label != baseline]
@@ -165,7 +156,9 @@ class Conductor:
             for index, cell in enumerate(cells)
         ]
         everyone = {arm.label: arm for cell in cells for arm in cell.arms}
-        bench = self._bench(tuple(everyone.values()), kernel_choices(everyone.values(), pilot))
+        bench = bench_of(
+            self._plan, tuple(everyone.values()), kernel_choices(everyone.values(), pilot)
+        )
         done: tuple[SessionResult, ...] = ()
         for i in range(protocol.sessions):
             done += (self._session(i, bench, cells, [plan.sessions[i] for plan in plans]),)
@@ -200,19 +193,14 @@ class Conductor:
                 CellPlan(scope=cell.cell.scope, mode=cell.cell.mode, schedule=order)
                 for cell, order in zip(cells, orders, strict=True)
             ),
-            steps=StepCounts(
-                warmup_steps=protocol.warmup_steps,
-                untimed_steps=protocol.untimed_steps,
-                timed_steps=protocol.timed_steps,
-                min_visit_ms=protocol.min_visit_ms,
-            ),
+            steps=steps_of(protocol),
         )
         with self._reporter.stage(f"session {number + 1} of {protocol.sessions}") as stage:
             return self._workers.work(number, task, SessionResult, stage.update)
 
     def _memory(self, pilot: PilotResult) -> MemoryResult:
-        bench = self._bench(
-            self._one_of_each(pilot), kernel_choices(map(_arm, self._plan.arms), pilot)
+        bench = bench_of(
+            self._plan, self._one_of_each(pilot), kernel_choices(map(_arm, self._plan.arms), pilot)
         )
         task = MemoryTask(bench=bench, layers=pilot.layers)
         with self._reporter.stage("memory: each arm in a process of its own") as stage:
@@ -220,7 +208,7 @@ class Conductor:
 
     def _quality(self, pilot: PilotResult) -> QualityResult:
         arms = self._one_of_each(pilot)
-        bench = self._bench(arms, kernel_choices(arms, pilot))
+        bench = bench_of(self._plan, arms, kernel_choices(arms, pilot))
         task = QualityTask(
             bench=msgspec.structs.replace(bench, batch=1),
             windows=QUALITY_WINDOWS,
@@ -243,22 +231,6 @@ class Conductor:
             _arm(arm)
             for arm in self._plan.arms
             if any(takes_part(arm, pilot, index, baseline) for index, baseline in cells)
-        )
-
-    def _bench(self, arms: Sequence[Arm], kernels: dict[str, Launch] | None = None) -> Bench:
-        request = self._plan.request
-        return Bench(
-            model=request.model,
-            dtype=self._plan.dtype,
-            device=self._plan.device,
-            context=self._plan.context,
-            batch=request.batch,
-            arms=tuple(arms),
-            fill=self._plan.fill,
-            seed=request.seed,
-            threads=request.threads,
-            kernels=kernels or {},
-            text=str(request.text) if request.text else None,
         )
 
 

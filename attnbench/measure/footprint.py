@@ -125,9 +125,10 @@ class CpuFootprint:
 
 def living_storage_bytes(kind: str = "cpu") -> int:
     """Bytes of the distinct storages, on this kind of device, of every tensor that Python's
-    collector tracks."""
+    collector tracks; sparse ones have no storage of their own."""
     tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
-    found = (tensor.untyped_storage() for tensor in tensors if tensor.device.type == kind)
+    dense = (tensor for tensor in tensors if tensor.layout is torch.strided)
+    found = (tensor.untyped_storage() for tensor in dense if tensor.device.type == kind)
     return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from attnbench.errors import SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
+from attnbench.measure.belongings import Left, require_named
 from attnbench.measure.clock import device_clock
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.recheck import checked
@@ -25,7 +27,7 @@ from attnbench.measure.visits import failure_of, recover
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape
-from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.cell import Arm, Mode, Scope
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.verdict import Reason
 

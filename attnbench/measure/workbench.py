@@ -75,9 +75,7 @@ class Workbench:
         self._anatomy = anatomy(loaded.module)
         self.freshen(bench.seed)
 
-    def set_up(
-        self, arm: Arm, scope: Scope, mode: Mode, *, in_turn: bool = False
-    ) -> BenchArm:
+    def set_up(self, arm: Arm, scope: Scope, mode: Mode, *, in_turn: bool = False) -> BenchArm:
         """The arm with fresh state and workspaces, captured anew in graph mode."""
         if arm.label in self.broken:
             failure = self.broken[arm.label]

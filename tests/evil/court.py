@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from unittest.mock import patch
 
-import torch
-
 from attnbench.ledger import Ledger
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.events import Kept, Mark, Progress, Wanted
@@ -33,7 +31,7 @@ from attnbench.methods.base import Family
 from attnbench.methods.registry import parse
 from attnbench.models import sources
 from attnbench.protocol.cell import Arm, Mode, Role, Scope
-from attnbench.protocol.integrity import failure_finding, misconduct
+from attnbench.protocol.integrity import misconduct
 from attnbench.protocol.schedule import schedule
 from attnbench.protocol.timers import timers_disagree
 from attnbench.protocol.verdict import Reason

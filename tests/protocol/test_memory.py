@@ -54,7 +54,9 @@ def test_every_reason_says_what_to_do_next():
     assert set(NEXT_STEP) == set(MemoryReason)
 
 
-@pytest.mark.parametrize(("host_bytes", "hidden"), [(0, False), (25 * MIB, False), (40 * MIB, True)])
+@pytest.mark.parametrize(
+    ("host_bytes", "hidden"), [(0, False), (25 * MIB, False), (40 * MIB, True)]
+)
 def test_state_in_host_memory_that_is_no_tensors_is_hidden(host_bytes, hidden):
     found = memory_verdict(
         baseline_bytes=GIB,
