@@ -54,11 +54,10 @@ class Left:
         self._kind = bench.device.type
         self._before = living_storage_bytes(self._kind)
 
-    def require_nothing(self) -> None:
-        """Raise `BrokenArm` where an arm that is gone left tensors behind."""
+    def found(self) -> BrokenArm | None:
+        """What to blame an arm for that is gone and left tensors behind; None where it did not."""
         grown = living_storage_bytes(self._kind) - self._before
-        if grown > LEFT_BYTES:
-            raise BrokenArm(
-                f"when it was gone, it left {grown:,} bytes of tensors behind",
-                reason=Reason.GLOBAL_STATE,
-            )
+        if grown <= LEFT_BYTES:
+            return None
+        said = f"when it was gone, it left {grown:,} bytes of tensors behind"
+        return BrokenArm(said, reason=Reason.GLOBAL_STATE)

@@ -9,8 +9,7 @@ and KV head. On the same caches, steps that repeat one input are timed against s
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import torch
@@ -22,8 +21,9 @@ from attnbench.measure.belongings import Left, require_named
 from attnbench.measure.clock import device_clock
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.recheck import checked
+from attnbench.measure.taps import Tap
 from attnbench.measure.tasks import ArmFailure, SessionResult
-from attnbench.measure.visits import failure_of, recover
+from attnbench.measure.visits import arm_failure, failure_of, recover
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape
@@ -32,7 +32,7 @@ from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.verdict import Reason
 
 REPLAY_ROUNDS, REPLAYED_STEPS = 2, 8
-SURPRISES = 1
+SURPRISES = 3  # in a row: an arm that is right every other time cannot be right in all of them
 KEY_NOISE = 0.01
 WEIGHT_SHARE = 0.25  # what a planted value shows as where all tokens weigh the same
 
@@ -58,15 +58,17 @@ def probe_arms(
             continue
         talk.mark(Mark(arm=arm.label, doing=Doing.PROBED, cell=0))
         left = Left(bench)
-        for look in (partial(_probe, bench, arm, mode, places, probed), left.require_nothing):
-            try:
-                look()
-                world.require_unchanged()
-            except SessionLost:
-                raise
-            except Exception as error:  # noqa: BLE001 - a method under test may raise anything
-                probed.failures[arm.label] = failure_of(error, "influence", world)
-            recover(arm.label, probed.failures.get(arm.label), bench.reclaim)
+        try:
+            _probe(bench, arm, mode, places, probed)
+            world.require_unchanged()
+        except SessionLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - a method under test may raise anything
+            probed.failures[arm.label] = failure_of(error, "influence", world)
+        recover(arm.label, probed.failures.get(arm.label), bench.reclaim)
+        found = left.found()
+        if found is not None and arm.label not in probed.failures:
+            probed.failures[arm.label] = arm_failure(found, "influence")
     return probed
 
 
@@ -80,16 +82,21 @@ def _probe(bench: Workbench, arm: Arm, mode: Mode, places: Places, probed: Probe
 
 
 def replayed(bench: Workbench, arm: BenchArm) -> Replay:
-    """Steps on fresh inputs, on repeated ones and on inputs that change before each, in turns, so
-    that all see the same machine."""
+    """Steps on fresh inputs, on the same ones after a reset, on one that repeats and on inputs that
+    change before each, in turns, so that all see the same machine."""
     clock = device_clock(bench.device)
     fresh_us: tuple[float, ...] = ()
+    again_us: tuple[float, ...] = ()
     held_us: tuple[float, ...] = ()
     moving_us: tuple[float, ...] = ()
     for _ in range(REPLAY_ROUNDS):
         bench.freshen(secrets.randbits(31))
+        arm.reset()
         clock.time(arm.step, 1)
         fresh_us += clock.time(arm.step, REPLAYED_STEPS).steps_us
+        arm.reset()
+        clock.time(arm.step, 1)
+        again_us += clock.time(arm.step, REPLAYED_STEPS).steps_us
         bench.hold()
         clock.time(arm.step, 1)
         held_us += clock.time(arm.step, REPLAYED_STEPS).steps_us
@@ -97,20 +104,23 @@ def replayed(bench: Workbench, arm: BenchArm) -> Replay:
             bench.freshen(secrets.randbits(31))
             moving_us += clock.time(arm.step, 1).steps_us
     arm.inspect()
-    return Replay(fresh_us=fresh_us, held_us=held_us, moving_us=moving_us)
+    return Replay(fresh_us=fresh_us, again_us=again_us, held_us=held_us, moving_us=moving_us)
 
 
 def surprised(bench: Workbench, arm: BenchArm) -> tuple[StepCheck, ...]:
-    """Steps whose inputs came only just before them, against the definition, in every layer."""
-    checks: list[StepCheck] = []
+    """Steps whose inputs came only just before them, a layer's after the layers before it, against
+    the definition: the first in every layer, the others in one that is drawn."""
+    kept: list[tuple[int, LayerShape, Tap]] = []
     for visit in range(SURPRISES):
         bench.freshen(secrets.randbits(31))
-        arm.step()
-        checks += [
-            checked(bench, arm.method, shape, tap.copied(), visit)
-            for tap, shape in zip(arm.taps(), bench.tables.shapes, strict=True)
+        outputs, shapes = arm.attend(), bench.tables.shapes
+        drawn = secrets.randbelow(len(shapes))
+        kept += [
+            (visit, shape, replace(tap, out=out).copied())
+            for shape, tap, out in zip(shapes, arm.taps(), outputs, strict=True)
+            if visit == 0 or shape is shapes[drawn]
         ]
-    return tuple(checks)
+    return tuple(checked(bench, arm.method, shape, tap, visit) for visit, shape, tap in kept)
 
 
 @dataclass(frozen=True)

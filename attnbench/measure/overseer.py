@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from itertools import cycle, islice
 
 import msgspec
 
@@ -17,7 +18,7 @@ from attnbench.measure.tasks import CellSamples, PilotResult, SessionResult, Tas
 
 Heard = Progress | Mark | Kept
 Show = Callable[[int, int, str], None]
-MORE_PICKS = 2  # beside one visit of every arm that is checked in all layers
+MORE_PICKS = 2  # of other visits, beside one of every arm that is checked in all layers
 
 
 class Overseer:
@@ -68,12 +69,11 @@ class Overseer:
             self._took_us[mark.cell, mark.block, mark.arm] = (now - self._began) * 1e6
 
     def _picks(self, kept: Kept) -> Iterator[Pick]:
-        draw = self._rng.randrange
         for arm, visits in kept.visits.items():
-            whole = draw(visits)
+            whole, *others = self._rng.sample(range(visits), visits)
             yield from (Pick(arm=arm, visit=whole, layer=layer) for layer in range(kept.layers))
-            for _ in range(MORE_PICKS):
-                yield Pick(arm=arm, visit=draw(visits), layer=draw(kept.layers))
+            for visit in islice(cycle((*others, whole)), MORE_PICKS):
+                yield Pick(arm=arm, visit=visit, layer=self._rng.randrange(kept.layers))
 
     def _session(self, result: SessionResult) -> SessionResult:
         cells = tuple(self._cell(number, cell) for number, cell in enumerate(result.cells))

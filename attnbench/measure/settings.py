@@ -133,9 +133,15 @@ def _hooks(name: str) -> Flag:
     return Flag(f"hooks {name}", lambda: list(hooks.items()), put_back)
 
 
-def _set_default_device(before: torch.device) -> None:
-    # The CPU is what holds without a default; naming it would leave a mode on every call of torch.
-    torch.set_default_device(None if before == torch.device("cpu") else before)
+def _default_device() -> tuple[torch.device, int]:
+    """And the modes that see to it: naming a default leaves one on every call of torch."""
+    modes = _get_current_function_mode_stack()  # type: ignore[no-untyped-call]
+    return torch.get_default_device(), sum(isinstance(mode, DeviceContext) for mode in modes)
+
+
+def _set_default_device(before: tuple[torch.device, int]) -> None:
+    device, modes = before
+    torch.set_default_device(device if modes else None)
 
 
 def _environment() -> dict[str, str]:
@@ -157,7 +163,7 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
         Flag("torch dispatch modes", torch._C._len_torch_dispatch_stack, _leave_dispatch_modes),
         Flag("threads", torch.get_num_threads, torch.set_num_threads),
         Flag("default dtype", torch.get_default_dtype, torch.set_default_dtype),
-        Flag("default device", torch.get_default_device, _set_default_device),
+        Flag("default device", _default_device, _set_default_device),
         Flag("grad mode", torch.is_grad_enabled, torch.set_grad_enabled),
         Flag("inference mode", torch.is_inference_mode_enabled),
         Flag("autocast", _autocast, _set_autocast),

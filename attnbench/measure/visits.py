@@ -307,6 +307,8 @@ def failure_of(error: Exception, during: str, guard: Guard) -> ArmFailure:
     failure = arm_failure(error, during)
     try:
         guard.require_unchanged()
+    except SessionLost:
+        raise
     except AttnbenchError as changed:
         return failure if failure.reason else arm_failure(changed, during)
     return failure

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import pkgutil
 import random
 import statistics
 import threading
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from attnbench import methods
+from attnbench.errors import SessionLost
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.settings import flags
 from attnbench.protocol.verdict import Reason
@@ -27,8 +30,11 @@ from attnbench.protocol.verdict import Reason
 PROC = Path("/proc")
 TASKS = PROC / "self" / "task"
 SHOWN = 80  # characters of a setting that a message holds
-LOOKS, LOOK_S = 8, 0.004  # a thread that is at work at each of so many looks is left running
-# What measures: no name in these modules may change its meaning, no function its code.
+LOOKS, LOOK_S = 6, 0.004  # while this thread sleeps so often and long
+LEAST_SHARE = 0.05  # of a processor; others may want it too
+LINGER_S = 1.0  # beside what is still at work after so long nobody can be measured
+# What measures, and every method: no name in these modules or in a class of theirs may change its
+# meaning, no function its code.
 INSTRUMENTS = (
     "measure.clock",
     "measure.visits",
@@ -36,12 +42,16 @@ INSTRUMENTS = (
     "measure.taps",
     "measure.recheck",
     "measure.influence",
+    "measure.belongings",
     "measure.phases",
     "measure.session",
     "measure.events",
     "measure.workbench",
     "methods.reference",
     "methods.exact_cache",
+    "models.adapter",
+    "models.exact",
+    "models.prefill",
     "models.step",
     "models.tables",
     "stats.warmup",
@@ -64,26 +74,30 @@ def guarded_names() -> dict[tuple[Any, str], Any]:
         (torch.Tensor, ("__matmul__", "cpu", "clone", "copy_", "double", "norm", "sum", "zero_")),
     )
     named = {(owner, name): getattr(owner, name) for owner, names in owners for name in names}
-    for module in _instruments():
-        named |= {(module, name): value for name, value in vars(module).items() if callable(value)}
+    for module in _guarded_modules():
+        inside = {(module, name): value for name, value in vars(module).items() if callable(value)}
+        kinds = [kind for kind in inside.values() if isinstance(kind, type) and _is_own(kind)]
+        named |= inside | {
+            (kind, name): value
+            for kind in kinds
+            for name, value in vars(kind).items()
+            if isinstance(value, FunctionType)
+        }
     return named
 
 
-def _instruments() -> list[ModuleType]:
-    return [importlib.import_module(f"attnbench.{name}") for name in INSTRUMENTS]
+def _guarded_modules() -> list[ModuleType]:
+    built_in = [f"methods.{found.name}" for found in pkgutil.iter_modules(methods.__path__)]
+    return [importlib.import_module(f"attnbench.{name}") for name in (*INSTRUMENTS, *built_in)]
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.startswith("attnbench.")
 
 
 def guarded_code(named: dict[tuple[Any, str], Any]) -> dict[FunctionType, Any]:
-    """The code of every Python function among them, and of the methods of their classes."""
+    """The code of every Python function among them."""
     functions = [value for value in named.values() if isinstance(value, FunctionType)]
-    classes = [value for value in named.values() if isinstance(value, type)]
-    functions += [
-        member
-        for kind in classes
-        if kind.__module__.startswith("attnbench.")
-        for member in vars(kind).values()
-        if isinstance(member, FunctionType)
-    ]
     return {function: function.__code__ for function in functions}
 
 
@@ -103,18 +117,19 @@ class World:
         self._children = children()
 
     def require_unchanged(self) -> None:
-        """Put back what changed and raise `BrokenArm` for it."""
+        """Put back what changed and raise `BrokenArm` for it, or `SessionLost` where it stays."""
         patched = self._patched()
-        running = self._left_running()
-        changed = self._changed()
+        running, goes_on = self._left_running()
+        changed, stays = self._changed()
+        kind = SessionLost if goes_on or stays else BrokenArm
         if patched:
-            raise BrokenArm(f"it replaced {', '.join(patched)}", reason=Reason.PATCHED)
+            raise kind(f"it replaced {', '.join(patched)}", reason=Reason.PATCHED.value)
         if running:
-            raise BrokenArm(f"it left {running} running", reason=Reason.LEFT_RUNNING)
+            raise kind(f"it left {running} running", reason=Reason.LEFT_RUNNING.value)
         if changed:
-            raise BrokenArm(
+            raise kind(
                 f"it changed the process for every arm: {'; '.join(changed)}",
-                reason=Reason.GLOBAL_STATE,
+                reason=Reason.GLOBAL_STATE.value,
             )
 
     def _patched(self) -> list[str]:
@@ -129,17 +144,20 @@ class World:
         names = [f"{owner.__name__}.{name}" for owner, name in places]
         return names + [f"the code of {function.__qualname__}" for function in rewritten]
 
-    def _left_running(self) -> str:
-        """New threads and child processes that are at work; each is told once."""
+    def _left_running(self) -> tuple[str, bool]:
+        """New threads and child processes that are at work, each told once; whether they go on."""
         threads = {task for task in tasks() - self._tasks if _is_at_work(TASKS / str(task))}
         processes = {pid for pid in children() - self._children if _is_at_work(PROC / str(pid))}
         self._tasks |= threads
         self._children |= processes
         kinds = ((len(threads), "thread"), (len(processes), "child process"))
-        return " and ".join(f"{count} {kind}(s)" for count, kind in kinds if count)
+        told = " and ".join(f"{count} {kind}(s)" for count, kind in kinds if count)
+        places = [*(TASKS / str(task) for task in threads), *(PROC / str(p) for p in processes)]
+        return told, _go_on(places)
 
-    def _changed(self) -> list[str]:
-        found = []
+    def _changed(self) -> tuple[list[str], bool]:
+        """Settings that are not as they were, and whether one of them could not be put back."""
+        found, stays = [], False
         for flag in self._flags:
             now, before = flag.read(), self._before[flag.name]
             if now != before:
@@ -147,7 +165,8 @@ class World:
                 if flag.write is not None:
                     flag.write(before)
                 self._before[flag.name] = flag.read()  # what cannot be put back is told once
-        return found
+                stays |= self._before[flag.name] != before
+        return found, stays
 
 
 def _now(place: tuple[Any, str]) -> Any:
@@ -163,16 +182,40 @@ def tasks() -> set[int]:
 
 
 def _is_at_work(task: Path) -> bool:
-    """Running at every look: one that waits for work, or is just ending, is not."""
+    """Whether it takes processor time while this thread sleeps: one that waits takes none."""
+    began_ns, before_ns = time.monotonic_ns(), _processor_ns(task)
+    taken_ns = 0
     for _ in range(LOOKS):
-        try:
-            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return False  # it has ended
-        if state not in "RD":
-            return False
         time.sleep(LOOK_S)
-    return True
+        taken_ns = _processor_ns(task) - before_ns
+        if taken_ns <= 0 and not _is_runnable(task):
+            return False
+    return taken_ns > LEAST_SHARE * (time.monotonic_ns() - began_ns)
+
+
+def _is_runnable(task: Path) -> bool:
+    """Whether it runs or waits for a processor; not where it has ended."""
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0] == "R"
+    except OSError:
+        return False
+
+
+def _processor_ns(task: Path) -> int:
+    """Nanoseconds on a processor so far; 0 for one that has ended."""
+    try:
+        return int((task / "schedstat").read_text().split()[0])
+    except OSError:
+        return 0
+
+
+def _go_on(places: list[Path]) -> bool:
+    """Whether one of these threads or processes is still at work after a while."""
+    until = time.monotonic() + LINGER_S
+    while any(map(_is_at_work, places)):
+        if time.monotonic() > until:
+            return True
+    return False
 
 
 def children() -> set[int]:

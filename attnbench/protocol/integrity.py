@@ -58,10 +58,12 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
-    """Microseconds of attention steps: on new inputs that lay there before, all on one and the same
-    input, and on inputs that came only just before each step."""
+    """Microseconds of attention steps: on new inputs that lay there before, on the same ones once
+    more after a reset, all on one and the same input, and on inputs that came only just before each
+    step."""
 
     fresh_us: tuple[float, ...]
+    again_us: tuple[float, ...] = ()
     held_us: tuple[float, ...]
     moving_us: tuple[float, ...]
 
@@ -143,11 +145,17 @@ def _false_witness(conduct: Conduct) -> str:
 def _cached(conduct: Conduct) -> str:
     """In every session, since one may be disturbed, and beyond what the baseline shows."""
     limit = REPLAY_RATIO if len(conduct.replays) > 1 else REPLAY_RATIO_OF_ONE
-    held = [_held_gain(arm, base) for arm, base in conduct.replays]
+    held = [_gain(arm.held_us, arm, base.held_us, base) for arm, base in conduct.replays]
     if held and max(held) < limit:
         return (
             f"attention to a repeated input takes {max(held):.0%} of the time of a fresh one: "
             "results are kept from earlier steps"
+        )
+    again = [_gain(arm.again_us, arm, base.again_us, base) for arm, base in conduct.replays]
+    if again and max(again) < limit:
+        return (
+            f"attention to inputs known before a reset takes {max(again):.0%} of the time of fresh "
+            "ones: results are made ahead"
         )
     known = [_known_gain(arm, base) for arm, base in conduct.replays]
     if known and max(known) < limit:
@@ -158,13 +166,18 @@ def _cached(conduct: Conduct) -> str:
     return ""
 
 
-def _held_gain(arm: Replay, base: Replay) -> float:
-    """Time on a repeated input over that on fresh ones, relative to the baseline's ratio.
+def _gain(
+    known_us: Sequence[float], arm: Replay, base_known_us: Sequence[float], base: Replay
+) -> float:
+    """Time on inputs seen before over that on fresh ones, beyond what they save the baseline; 1
+    where none was taken.
 
     Of the quickest steps: what disturbs a machine makes steps slower, never quicker.
     """
-    own = min(arm.held_us) / min(arm.fresh_us)
-    return own / (min(base.held_us) / min(base.fresh_us))
+    if not known_us or not base_known_us:
+        return 1.0
+    saved = min(1.0, min(base_known_us) / min(base.fresh_us))
+    return min(known_us) / min(arm.fresh_us) / saved
 
 
 def _known_gain(arm: Replay, base: Replay) -> float:

@@ -16,8 +16,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from attnbench.ledger import Ledger, Record, verify
-from attnbench.measure import conductor
+from attnbench.ledger import Kind, Ledger, Record, verify
+from attnbench.measure import workers
 from tests.models.tiny import COMMON, VOCAB, build
 
 HERE = Path(__file__).parents[1]
@@ -201,13 +201,21 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_method_that_hangs_is_killed_and_recorded_as_failed(attnbench, place, monkeypatch):
+def test_a_method_that_hangs_is_void_and_the_others_are_measured_without_it(
+    attnbench, place, monkeypatch
+):
     make_place(place.folder)
-    monkeypatch.setattr(conductor, "SILENCE_S", 5.0)
+    monkeypatch.setattr(workers, "SILENCE_S", 25.0)
     done = attnbench(*place.arguments("--method", f"{BAD}:Hangs"))
-    assert done.code == 1
-    assert "said nothing for 5 s and was killed" in done.err
-    assert phases(place.ledger) == ["opened", "failed"]
+    assert done.code == 12
+    assert "said nothing for 25 s and was killed" in done.err
+    assert phases(place.ledger)[:4] == ["opened", "failed", "opened", "closed"]
+    reasons = {
+        r.body["arm"]: r.body["verdict"]["latency_reason"]
+        for r in place.ledger.records()
+        if r.kind is Kind.RESULT
+    }
+    assert [arm for arm, reason in reasons.items() if reason == "hung"] == ["hangs"]
     assert verify(place.ledger.path).exit_code == 0
 
 

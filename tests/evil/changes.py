@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 TakeBack = Callable[[], object]
 SLOWER_S = 2e-4
@@ -114,7 +114,12 @@ class Slower(TorchFunctionMode):
 def mode() -> TakeBack:
     entered = Slower()
     entered.__enter__()
-    return lambda: entered.__exit__(None, None, None)
+
+    def take_back() -> None:
+        if entered in _get_current_function_mode_stack():
+            entered.__exit__(None, None, None)
+
+    return take_back
 
 
 @what
@@ -187,7 +192,7 @@ def environment() -> TakeBack:
 
     def take_back() -> None:
         for name, value in before.items():
-            os.environ.pop(name)
+            os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
 

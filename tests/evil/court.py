@@ -6,13 +6,18 @@ them is missing, and the model is loaded once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
+import msgspec
+
 from attnbench.ledger import Ledger
+from attnbench.measure import influence, workbench
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.events import Kept, Mark, Progress, Wanted
 from attnbench.measure.session import run_session
@@ -26,7 +31,7 @@ from attnbench.measure.tasks import (
     StepCounts,
     Task,
 )
-from attnbench.measure.workers import RunTask, Workers
+from attnbench.measure.workers import Workers
 from attnbench.methods.base import Family
 from attnbench.methods.registry import parse
 from attnbench.models import sources
@@ -39,7 +44,10 @@ from tests.evil import undo
 from tests.measure.fake_workers import NoteTaker
 
 BASELINE = "sdpa"
-STEPS = StepCounts(warmup_steps=16, untimed_steps=1, timed_steps=6, min_visit_ms=0.0)
+BLOCKS = 4
+# New inputs and replays of them cost most of a session as short as this.
+ROWS, REPLAYED = 24, 4
+STEPS = StepCounts(warmup_steps=8, untimed_steps=1, timed_steps=5, min_visit_ms=0.0)
 CPU = Bench(
     model="embedded",
     dtype="float32",
@@ -76,53 +84,85 @@ def in_this_process(task: Task, on_event: OnEvent, silence_s: float) -> SessionR
     """A session, after which what methods changed is taken back."""
     assert isinstance(task, SessionTask)
     try:
-        with patch.object(sources, "load", load):
+        with (
+            patch.object(sources, "load", load),
+            patch.multiple(workbench, FEWEST_ROWS=ROWS, MOST_ROWS=ROWS),
+            patch.object(influence, "REPLAYED_STEPS", REPLAYED),
+        ):
             return run_session(task, Spoken(on_event))
     finally:
         undo.everything()
 
 
+class Tried(msgspec.Struct, frozen=True):
+    """What became of each method of a session, by its spec.
+
+    `reasons` says why it is VOID: empty where it is not, a sentence where the method failed by
+    itself. `visits` counts the times that it was measured.
+    """
+
+    reasons: dict[str, str]
+    visits: dict[str, int]
+
+
 @dataclass(frozen=True)
-class Tried:
-    """Methods by their specs, and the session that they had together."""
+class Court:
+    """How methods are tried: on which bench, in which scope and mode."""
 
-    session: SessionResult
-    dtype: str
+    bench: Bench = CPU
+    scope: Scope = Scope.ATTENTION
+    mode: Mode = Mode.EAGER
 
-    def reason(self, spec: str) -> str:
-        """Why the arm is VOID; empty where it is not, "raised" where it failed by itself."""
-        cell = self.session.cells[0]
-        failure = cell.failures.get(spec) or self.session.failures.get(spec)
+    def tries(self, specs: Sequence[str]) -> Tried:
+        """One session of SDPA and these methods."""
+        labels = (BASELINE, *specs)
+        told = NoteTaker()
+        with TemporaryDirectory() as folder:
+            ledger = Ledger(Path(folder) / "ledger.jsonl")
+            workers = Workers(ledger, told, about={}, run=in_this_process)
+            session = workers.work(0, self._task(labels), SessionResult, told.update)
+        visits = [visit.arm for visit in session.cells[0].samples.visits]
+        return Tried(
+            reasons={label: self._reason(session, label) for label in labels},
+            visits={label: visits.count(label) for label in labels},
+        )
+
+    def tries_in_a_child(self, specs: Sequence[str]) -> Tried:
+        """The same in a forked process, for what cannot be taken back."""
+        reads, writes = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.write(writes, msgspec.json.encode(self.tries(specs)))
+            finally:
+                os._exit(0)
+        os.close(writes)
+        with os.fdopen(reads, "rb") as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        return msgspec.json.decode(said, type=Tried)
+
+    def _task(self, labels: Sequence[str]) -> SessionTask:
+        arms = tuple(Arm(label=label, method=label, role=Role.CANDIDATE) for label in labels)
+        plan = schedule(labels, sessions=1, blocks=BLOCKS, groups=2, seed=self.bench.seed)
+        return SessionTask(
+            bench=msgspec.structs.replace(self.bench, arms=arms),
+            session=0,
+            cells=(CellPlan(scope=self.scope, mode=self.mode, schedule=plan.sessions[0]),),
+            steps=STEPS,
+        )
+
+    def _reason(self, session: SessionResult, label: str) -> str:
+        cell = session.cells[0]
+        failure = cell.failures.get(label) or session.failures.get(label)
         if failure is not None:
-            return failure.reason or f"raised {failure.type}: {failure.message}"
-        exact = parse(spec).family is Family.EXACT
-        sessions = [self.session]
-        found = misconduct(conduct_of(spec, BASELINE, sessions, 0, dtype=self.dtype, exact=exact))
+            return failure.reason or f"it raised {failure.type}: {failure.message}"
+        family = parse(label).family
+        if family is Family.CONTROL:
+            return ""  # a control need not be what it is called
+        exact, dtype = family is Family.EXACT, self.bench.dtype
+        found = misconduct(conduct_of(label, BASELINE, [session], 0, dtype=dtype, exact=exact))
         if found is not None:
             return found.reason.value
-        apart = timers_disagree(cell.samples, [spec], BASELINE)
+        apart = timers_disagree(cell.samples, [label], BASELINE)
         return Reason.TIMERS_DISAGREE.value if apart else ""
-
-
-def try_together(
-    specs: Sequence[str],
-    ledger: Path,
-    *,
-    scope: Scope = Scope.ATTENTION,
-    mode: Mode = Mode.EAGER,
-    bench: Bench = CPU,
-    run: RunTask = in_this_process,
-) -> Tried:
-    """One session of SDPA and these methods."""
-    labels = (BASELINE, *specs)
-    arms = tuple(Arm(label=label, method=label, role=Role.CANDIDATE) for label in labels)
-    order = schedule(labels, sessions=1, blocks=4, groups=2, seed=bench.seed).sessions[0]
-    task = SessionTask(
-        bench=Bench(**{**{f: getattr(bench, f) for f in bench.__struct_fields__}, "arms": arms}),
-        session=0,
-        cells=(CellPlan(scope=scope, mode=mode, schedule=order),),
-        steps=STEPS,
-    )
-    told = NoteTaker()
-    workers = Workers(Ledger(ledger), told, about={}, run=run)
-    return Tried(workers.work(0, task, SessionResult, told.update), bench.dtype)

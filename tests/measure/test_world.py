@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
 import os
@@ -13,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,14 @@ from torch.nn.modules import module as nn_module
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import attnbench.measure.world as world_module
+from attnbench.errors import AttnbenchError, SessionLost
 from attnbench.measure.arms import BrokenArm
+from attnbench.measure.clock import HostClock
 from attnbench.measure.settings import flags
-from attnbench.measure.world import TASKS, World, children, guarded_names
+from attnbench.measure.world import LOOK_S, LOOKS, TASKS, World, children, guarded_names
+from attnbench.methods import sdpa
+from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.reference import exact_attention
 from attnbench.protocol.verdict import Reason
 
@@ -111,8 +117,8 @@ def _left_as_it_was():
     assert {**settings(), "environment": {}} == {**before, "environment": {}}
 
 
-def blamed(world: World) -> BrokenArm:
-    with pytest.raises(BrokenArm) as caught:
+def blamed(world: World, kind: type[AttnbenchError] = BrokenArm) -> AttnbenchError:
+    with pytest.raises(kind) as caught:
         world.require_unchanged()
     return caught.value
 
@@ -138,9 +144,10 @@ def test_a_changed_setting_is_named_and_put_back_and_told_once(name):
     world.require_unchanged()
 
 
-def test_putting_the_default_device_back_leaves_no_mode_on_every_call():
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_putting_the_default_device_back_leaves_no_mode_on_every_call(device):
     world = World(CPU)
-    torch.set_default_device("meta")
+    torch.set_default_device(device)
     blamed(world)
     assert torch._C._len_torch_function_stack() == 0
     assert torch.zeros(1).device == CPU
@@ -157,22 +164,43 @@ def test_names_of_the_environment_are_told_and_what_was_deleted_is_there_again(m
     assert "IS_NEW" not in os.environ
 
 
-def test_what_cannot_be_put_back_is_told_of_the_arm_that_changed_it_alone():
+def test_what_cannot_be_put_back_ends_the_session_of_the_arm_that_changed_it():
     world = World(CPU)
     with torch.inference_mode():
-        assert "inference mode from False to True" in blamed(world).message
+        caught = blamed(world, SessionLost)
+        assert "inference mode from False to True" in caught.message
+        assert caught.reason == Reason.GLOBAL_STATE
         world.require_unchanged()
 
 
+def another(own: Callable[..., Any]) -> Callable[..., Any]:
+    """Does the same, also where it is a method."""
+
+    def does_the_same(*given: object, **named: object) -> object:
+        return own(*given, **named)
+
+    return does_the_same
+
+
 def test_every_guarded_name_that_is_replaced_is_told_and_put_back():
-    world = World(CPU)
-    for (owner, name), own in guarded_names().items():
-        setattr(owner, name, functools.partial(own))
+    """Of one owner at a time: there are more than a thousand names."""
+    world, guarded = World(CPU), guarded_names()
+    for owner in dict.fromkeys(owner for owner, _ in guarded):
+        names = {name: own for (of, name), own in guarded.items() if of is owner}
+        for name, own in names.items():
+            setattr(owner, name, another(own))
         caught = blamed(world)
         assert caught.reason == Reason.PATCHED
-        assert caught.message == f"it replaced {owner.__name__}.{name}"
-        assert getattr(owner, name) is own
+        told = ", ".join(f"{owner.__name__}.{name}" for name in names)
+        assert caught.message == f"it replaced {told}"
+        assert all(getattr(owner, name) is own for name, own in names.items())
     world.require_unchanged()
+
+
+def test_methods_and_the_classes_that_measure_are_guarded():
+    assert set(guarded_names()) >= {
+        (HostClock, "time"), (sdpa, "scaled_dot_product_attention"), (ExactCacheLayer, "append"),
+    }  # fmt: skip
 
 
 def test_clocks_chance_statistics_and_attention_are_guarded():
@@ -207,6 +235,12 @@ def test_code_that_was_exchanged_under_its_name_is_told_and_put_back():
 
 
 @pytest.fixture
+def impatient(monkeypatch):
+    """Nobody waits for what goes on."""
+    monkeypatch.setattr(world_module, "LINGER_S", 0.0)
+
+
+@pytest.fixture
 def spinning():
     """Start threads that are at work until the end of the test."""
     enough = threading.Event()
@@ -227,16 +261,30 @@ def spinning():
 
 
 @pytest.mark.skipif(not TASKS.exists(), reason="the system has no /proc to look threads up in")
-def test_a_thread_left_at_work_is_told_of_the_arm_that_left_it_alone(spinning):
+def test_a_thread_left_at_work_ends_the_session_of_the_arm_that_left_it(spinning, impatient):
     world = World(CPU)
     spinning()
-    caught = blamed(world)
+    caught = blamed(world, SessionLost)
     assert (caught.reason, caught.message) == (
         Reason.LEFT_RUNNING, "it left 1 thread(s) running",
     )  # fmt: skip
     world.require_unchanged()
     spinning()
+    assert blamed(world, SessionLost).reason == Reason.LEFT_RUNNING
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="the system has no /proc to look threads up in")
+def test_a_thread_that_works_a_little_longer_costs_its_arm_and_nobody_else():
+    world = World(CPU)
+    until = time.monotonic() + LOOKS * LOOK_S + 0.2
+
+    def work() -> None:
+        while time.monotonic() < until:
+            pass
+
+    threading.Thread(target=work).start()
     assert blamed(world).reason == Reason.LEFT_RUNNING
+    assert time.monotonic() >= until
 
 
 def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
@@ -257,7 +305,7 @@ def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
     [("while True: pass", "it left 1 child process(s) running"), ("input()", "")],
     ids=["at work", "waiting"],
 )
-def test_a_child_process_left_at_work_is_told_once_and_one_that_waits_is_not(code, said):
+def test_a_child_process_left_at_work_is_told_once_and_one_that_waits_is_not(code, said, impatient):
     world = World(CPU)
     child = subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{code}"], **PIPES)
     try:
@@ -265,21 +313,21 @@ def test_a_child_process_left_at_work_is_told_once_and_one_that_waits_is_not(cod
         if child.pid not in children():
             pytest.skip("the system does not tell child processes")
         if said:
-            assert blamed(world).message == said
+            assert blamed(world, SessionLost).message == said
         world.require_unchanged()
     finally:
         child.kill()
         child.communicate()
 
 
-def test_all_that_one_arm_changed_is_put_back_at_once_and_the_worst_is_told(spinning):
+def test_all_that_one_arm_changed_is_put_back_at_once_and_the_worst_is_told(spinning, impatient):
     world = World(CPU)
     before = settings()
     own = time.sleep
     time.sleep = ignore
     torch.set_default_dtype(torch.float64)
     spinning()
-    assert blamed(world).reason == Reason.PATCHED
+    assert blamed(world, SessionLost).reason == Reason.PATCHED
     assert time.sleep is own
     assert settings() == before
     world.require_unchanged()

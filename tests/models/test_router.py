@@ -105,6 +105,8 @@ def test_models_that_are_not_on_the_interface_are_refused(model_type):
     config = AutoConfig.for_model(model_type, **settings)
     with torch.device("meta"):
         module = AutoModelForCausalLM.from_config(config)
+    if module._supports_attention_backend:
+        pytest.skip(f"this transformers has put {model_type} on the interface")
     with pytest.raises(ModelError, match="interface"), attention_router(module):
         pass
 

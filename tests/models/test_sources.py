@@ -15,7 +15,7 @@ from attnbench.models.presets import PRESETS
 from attnbench.models.sources import EMBEDDED_FOLDER, inspect, load
 from attnbench.models.survey import survey
 from tests.models.refusals import refusal
-from tests.models.tiny import COMMON, GPT2, WORKING, build, prompt
+from tests.models.tiny import COMMON, WORKING, build, prompt
 
 CPU = torch.device("cpu")
 
@@ -135,7 +135,7 @@ def test_quantised_weights_are_refused(folder):
 @pytest.mark.parametrize(
     ("model_type", "settings", "expected"),
     [
-        ("gptj", {**GPT2, "rotary_dim": 4}, "interface"),
+        ("bloom", {"vocab_size": 61, "hidden_size": 32, "n_head": 4, "n_layer": 2}, "interface"),
         ("t5", {"vocab_size": 61}, "no causal language model"),
         ("deepseek_v3", {**COMMON, "kv_lora_rank": 8}, "latent"),
         ("lfm2", {**COMMON, "layer_types": ["conv"] * 3, "block_ff_dim": 48}, "conv"),

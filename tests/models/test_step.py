@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.errors import DoesNotFit, Unsupported
@@ -9,7 +10,13 @@ from attnbench.methods.base import LayerShape
 from attnbench.methods.registry import parse
 from attnbench.models.exact import ExactLayer
 from attnbench.models.forced import record_steps, teacher_forced
-from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, build_layers
+from attnbench.models.step import (
+    AttentionStep,
+    CapturedStep,
+    DecodeStep,
+    InTurnStep,
+    build_layers,
+)
 from attnbench.models.tables import QKVTables, RowReader, captured_tables, linked, qkv_tables
 from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
@@ -129,12 +136,13 @@ def qkv_inputs(shape):
     return [torch.randn(shape.batch, h, 1, shape.head_dim, generator=generator) for h in widths]
 
 
-def test_attention_step_gives_what_the_layers_give_on_the_same_rows():
+@pytest.mark.parametrize("kind", [AttentionStep, InTurnStep])
+def test_attention_step_gives_what_the_layers_give_on_the_same_rows(kind):
     with bench("gemma3") as b:
         layers = build_layers(parse("sdpa"), b.cache, b.surveyed)
         tables = qkv_tables(b.surveyed, steps=3, seed=4)
         assert [shape.layer for shape in tables.shapes] == [1, 3]
-        step = AttentionStep(layers, tables)
+        step = kind(layers, tables)
         for i in range(4):
             inputs = tables.split(tables.rows[i % 3])
             expected = [layers[n].decode(*qkv) for n, qkv in zip((1, 3), inputs, strict=True)]
@@ -153,6 +161,38 @@ def test_attention_step_can_be_reset():
         step.reset()
         assert b.cache.sha256() == before
         assert torch.equal(torch.stack(step()), first)
+
+
+def whole_row(q: Tensor) -> Tensor:
+    """The inputs of all layers, where this query lies; the last word leads to the next row."""
+    return torch.empty(0).set_(q.untyped_storage())[:-2]
+
+
+def test_in_turn_the_inputs_of_later_layers_are_not_there_and_outputs_are_copies():
+    with bench("llama") as b:
+        layers = build_layers(parse("sdpa"), b.cache, b.surveyed)
+        buffer, rows = torch.zeros(2), []
+        for number, layer in enumerate(layers):
+            layer.decode = lambda q, k, v, number=number: (
+                rows.append(whole_row(q).clone()),
+                buffer.fill_(number),
+            )[1]
+        outputs = InTurnStep(layers, qkv_tables(b.surveyed, 3, seed=4))()
+        there = [row.count_nonzero().item() for row in rows]
+        assert 0 < there[0] == there[1] - there[0] == there[2] - there[1]
+        assert [out.tolist() for out in outputs] == [[n, n] for n in range(3)]
+
+
+@pytest.mark.parametrize("kind", [AttentionStep, InTurnStep])
+def test_inputs_that_a_layer_wrote_and_put_back_are_touched_where_layers_take_turns(kind):
+    with bench("llama") as b:
+        layers = build_layers(parse("sdpa"), b.cache, b.surveyed)
+        step = kind(layers, qkv_tables(b.surveyed, 3, seed=4))
+        step()
+        assert step.inputs_untouched()
+        layers[1].decode = lambda q, k, v: q.mul_(2).div_(2)
+        step()
+        assert step.inputs_untouched() == (kind is AttentionStep)
 
 
 def test_a_model_whose_layers_all_slide_has_nothing_for_a_method():

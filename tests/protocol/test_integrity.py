@@ -30,7 +30,6 @@ from attnbench.protocol.verdict import NEXT_STEP, Reason, Verdict
 
 DTYPES = sorted(ERROR_BOUND)
 BOUND = ERROR_BOUND["float32"]
-PLAIN = Replay(fresh_us=(100.0,) * 4, held_us=(100.0,) * 4, moving_us=(100.0,) * 4)
 
 
 def check(worst_head: float, error: float | None = None, layer: int = 0) -> StepCheck:
@@ -46,10 +45,15 @@ def seen(
     return Influence(planted=planted, counted=counted, least=least, declared=declared)
 
 
-def replay(fresh: float = 100.0, held: float = 100.0, moving: float = 100.0) -> Replay:
-    return Replay(fresh_us=(fresh,) * 5, held_us=(held,) * 5, moving_us=(moving,) * 5)
+def replay(
+    fresh: float = 100.0, held: float = 100.0, moving: float = 100.0, again: float = 100.0
+) -> Replay:
+    return Replay(
+        fresh_us=(fresh,) * 5, again_us=(again,) * 5, held_us=(held,) * 5, moving_us=(moving,) * 5
+    )
 
 
+PLAIN = replay()
 HONEST = Conduct(
     dtype="float32",
     exact=True,
@@ -191,7 +195,7 @@ def test_an_honest_selection_is_called_a_false_witness_less_than_once_in_a_thous
     assert misconduct(replace(COUNTED, influence=[inside])) is None
 
 
-@pytest.mark.parametrize("which", ["held", "moving"])
+@pytest.mark.parametrize("which", ["held", "again", "moving"])
 def test_a_result_that_is_ready_too_early_is_void_and_just_below_the_ratio_is_the_limit(which):
     def timed(ratio: float) -> Replay:
         return replay(held=100 * ratio) if which == "held" else replay(moving=100 / ratio)
