@@ -31,7 +31,7 @@ from attnbench.protocol.cell import Arm, Mode, Scope
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.verdict import Reason
 
-REPLAY_ROUNDS, REPLAYED_STEPS = 2, 8
+REPLAY_ROUNDS, REPLAYED_STEPS = 4, 4
 SURPRISES = 3  # in a row: an arm that is right every other time cannot be right in all of them
 KEY_NOISE = 0.01
 WEIGHT_SHARE = 0.25  # what a planted value shows as where all tokens weigh the same

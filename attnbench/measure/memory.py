@@ -30,6 +30,7 @@ from attnbench.measure.tasks import (
     MemoryTask,
 )
 from attnbench.measure.visits import arm_failure
+from attnbench.measure.workbench import cheap_collections
 from attnbench.methods.base import KernelConfig, LayerShape, MethodLayer
 from attnbench.methods.registry import parse
 from attnbench.models.adapter import ExactCache, SurveyedLayer
@@ -46,11 +47,12 @@ def run_memory(task: MemoryTask, tell: Tell) -> MemoryResult:
         raise WorkerFailed("memory is measured in forked children: CUDA must not be in use yet")
     arms: dict[str, MemoryFigures] = {}
     failures: dict[str, ArmFailure] = {}
-    for number, arm in enumerate(task.bench.arms):
-        tell(number, len(task.bench.arms), arm.label)
-        result = _in_child(task, arm)
-        arms |= result.arms
-        failures |= result.failures
+    with cheap_collections():  # children count living tensors: those of this process are none
+        for number, arm in enumerate(task.bench.arms):
+            tell(number, len(task.bench.arms), arm.label)
+            result = _in_child(task, arm)
+            arms |= result.arms
+            failures |= result.failures
     return MemoryResult(arms=arms, failures=failures)
 
 

@@ -203,8 +203,9 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
         Flag("environment", _environment, _set_environment),
         Flag("oneDNN", lambda: torch.backends.mkldnn.enabled, _set_onednn),
         Flag("profiler", _profiling),
-        Flag("signal handlers", _signal_handlers, _set_signal_handlers),
+        # The timers first: the signal of one that still runs would meet no handler, and kill.
         Flag("timers", _timers, _set_timers),
+        Flag("signal handlers", _signal_handlers, _set_signal_handlers),
         *(_hooks(name) for name in GLOBAL_HOOKS),
         *(Flag(f"aten::{name}", partial(_kernels_of, name)) for name in OPERATORS),
     )

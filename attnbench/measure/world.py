@@ -14,6 +14,7 @@ import random
 import statistics
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -146,14 +147,15 @@ class World:
 
     def _left_running(self) -> tuple[str, bool]:
         """New threads and child processes that are at work, each told once; whether they go on."""
-        threads = {task for task in tasks() - self._tasks if _is_at_work(TASKS / str(task))}
-        processes = {pid for pid in children() - self._children if _is_at_work(PROC / str(pid))}
-        self._tasks |= threads
-        self._children |= processes
-        kinds = ((len(threads), "thread"), (len(processes), "child process"))
-        told = " and ".join(f"{count} {kind}(s)" for count, kind in kinds if count)
-        places = [*(TASKS / str(task) for task in threads), *(PROC / str(p) for p in processes)]
-        return told, _go_on(places)
+        threads = {TASKS / str(task): task for task in tasks() - self._tasks}
+        processes = {PROC / str(pid): pid for pid in children() - self._children}
+        working = _at_work((*threads, *processes))
+        self._tasks |= {threads[place] for place in working & threads.keys()}
+        self._children |= {processes[place] for place in working & processes.keys()}
+        kinds = ((threads, "thread"), (processes, "child process"))
+        counts = [(len(working & places.keys()), kind) for places, kind in kinds]
+        told = " and ".join(f"{count} {kind}(s)" for count, kind in counts if count)
+        return told, _go_on(working)
 
     def _changed(self) -> tuple[list[str], bool]:
         """Settings that are not as they were, and whether one of them could not be put back."""
@@ -181,16 +183,18 @@ def tasks() -> set[int]:
     return {thread.native_id for thread in threading.enumerate() if thread.native_id is not None}
 
 
-def _is_at_work(task: Path) -> bool:
-    """Whether it takes processor time while this thread sleeps: one that waits takes none."""
-    began_ns, before_ns = time.monotonic_ns(), _processor_ns(task)
-    taken_ns = 0
+def _at_work(tasks: Iterable[Path]) -> set[Path]:
+    """Which take processor time while this thread sleeps: one that waits takes none."""
+    began_ns, before_ns = time.monotonic_ns(), {task: _processor_ns(task) for task in tasks}
+    taken_ns = dict.fromkeys(before_ns, 0)
     for _ in range(LOOKS):
+        if not taken_ns:
+            break
         time.sleep(LOOK_S)
-        taken_ns = _processor_ns(task) - before_ns
-        if taken_ns <= 0 and not _is_runnable(task):
-            return False
-    return taken_ns > LEAST_SHARE * (time.monotonic_ns() - began_ns)
+        now_ns = {task: _processor_ns(task) - before_ns[task] for task in taken_ns}
+        taken_ns = {task: ns for task, ns in now_ns.items() if ns > 0 or _is_runnable(task)}
+    enough_ns = LEAST_SHARE * (time.monotonic_ns() - began_ns)
+    return {task for task, ns in taken_ns.items() if ns > enough_ns}
 
 
 def _is_runnable(task: Path) -> bool:
@@ -209,12 +213,13 @@ def _processor_ns(task: Path) -> int:
         return 0
 
 
-def _go_on(places: list[Path]) -> bool:
+def _go_on(working: set[Path]) -> bool:
     """Whether one of these threads or processes is still at work after a while."""
     until = time.monotonic() + LINGER_S
-    while any(map(_is_at_work, places)):
+    while working:
         if time.monotonic() > until:
             return True
+        working = _at_work(working)
     return False
 
 

@@ -10,8 +10,10 @@ from tests.evil.process import state
 
 
 @pytest.fixture(autouse=True)
-def restored():
+def restored(request):
     """One thread, as on a busy machine; what cheats changed is taken back, and compared."""
+    if request.node.get_closest_marker("gpu") and torch.cuda.is_available():
+        torch.cuda.init()
     several = torch.get_num_threads()
     torch.set_num_threads(1)
     before = state()

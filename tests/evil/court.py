@@ -46,7 +46,7 @@ from tests.measure.fake_workers import NoteTaker
 BASELINE = "sdpa"
 BLOCKS = 4
 # New inputs and replays of them cost most of a session as short as this.
-ROWS, REPLAYED = 24, 4
+ROWS, REPLAYS = 24, {"REPLAY_ROUNDS": 2, "REPLAYED_STEPS": 3}
 STEPS = StepCounts(warmup_steps=8, untimed_steps=1, timed_steps=5, min_visit_ms=0.0)
 CPU = Bench(
     model="embedded",
@@ -87,7 +87,7 @@ def in_this_process(task: Task, on_event: OnEvent, silence_s: float) -> SessionR
         with (
             patch.object(sources, "load", load),
             patch.multiple(workbench, FEWEST_ROWS=ROWS, MOST_ROWS=ROWS),
-            patch.object(influence, "REPLAYED_STEPS", REPLAYED),
+            patch.multiple(influence, **REPLAYS),
         ):
             return run_session(task, Spoken(on_event))
     finally:
@@ -114,18 +114,17 @@ class Court:
     mode: Mode = Mode.EAGER
 
     def tries(self, specs: Sequence[str]) -> Tried:
-        """One session of SDPA and these methods."""
+        """One session of SDPA and these methods; what time alone says against some of them has to
+        hold in two more."""
         labels = (BASELINE, *specs)
-        told = NoteTaker()
-        with TemporaryDirectory() as folder:
-            ledger = Ledger(Path(folder) / "ledger.jsonl")
-            workers = Workers(ledger, told, about={}, run=in_this_process)
-            session = workers.work(0, self._task(labels), SessionResult, told.update)
-        visits = [visit.arm for visit in session.cells[0].samples.visits]
-        return Tried(
-            reasons={label: self._reason(session, label) for label in labels},
-            visits={label: visits.count(label) for label in labels},
-        )
+        first = self._session(labels)
+        reasons = {label: self._reason([first], label) for label in labels}
+        slow = [label for label, reason in reasons.items() if reason == Reason.CACHED]
+        if slow:
+            more = [self._session((BASELINE, *slow)) for _ in range(2)]
+            reasons |= {label: self._reason([first, *more], label) for label in slow}
+        visits = [visit.arm for visit in first.cells[0].samples.visits]
+        return Tried(reasons, {label: visits.count(label) for label in labels})
 
     def tries_in_a_child(self, specs: Sequence[str]) -> Tried:
         """The same in a forked process, for what cannot be taken back."""
@@ -142,6 +141,13 @@ class Court:
         os.waitpid(child, 0)
         return msgspec.json.decode(said, type=Tried)
 
+    def _session(self, labels: Sequence[str]) -> SessionResult:
+        told = NoteTaker()
+        with TemporaryDirectory() as folder:
+            ledger = Ledger(Path(folder) / "ledger.jsonl")
+            workers = Workers(ledger, told, about={}, run=in_this_process)
+            return workers.work(0, self._task(labels), SessionResult, told.update)
+
     def _task(self, labels: Sequence[str]) -> SessionTask:
         arms = tuple(Arm(label=label, method=label, role=Role.CANDIDATE) for label in labels)
         plan = schedule(labels, sessions=1, blocks=BLOCKS, groups=2, seed=self.bench.seed)
@@ -152,17 +158,17 @@ class Court:
             steps=STEPS,
         )
 
-    def _reason(self, session: SessionResult, label: str) -> str:
-        cell = session.cells[0]
-        failure = cell.failures.get(label) or session.failures.get(label)
-        if failure is not None:
-            return failure.reason or f"it raised {failure.type}: {failure.message}"
+    def _reason(self, sessions: Sequence[SessionResult], label: str) -> str:
+        for session in sessions:
+            failure = session.cells[0].failures.get(label) or session.failures.get(label)
+            if failure is not None:
+                return failure.reason or f"it raised {failure.type}: {failure.message}"
         family = parse(label).family
         if family is Family.CONTROL:
             return ""  # a control need not be what it is called
         exact, dtype = family is Family.EXACT, self.bench.dtype
-        found = misconduct(conduct_of(label, BASELINE, [session], 0, dtype=dtype, exact=exact))
+        found = misconduct(conduct_of(label, BASELINE, sessions, 0, dtype=dtype, exact=exact))
         if found is not None:
             return found.reason.value
-        apart = timers_disagree(cell.samples, [label], BASELINE)
-        return Reason.TIMERS_DISAGREE.value if apart else ""
+        apart = [timers_disagree(s.cells[0].samples, [label], BASELINE) for s in sessions]
+        return Reason.TIMERS_DISAGREE.value if any(apart) else ""

@@ -42,7 +42,7 @@ IN_A_STEP = ("SilencesTheProjection", "SkipsTheMlp")
 ENDS_THE_SESSION = ("SlowSdpaBelow", "what=burner", "what=burner,when=reset")
 # Seen in time alone, so that attention has to take most of it.
 IN_TIME = ("a result cached", "cost moved", "self-reported")
-LONG = msgspec.structs.replace(CPU, context=2048)
+LONG = msgspec.structs.replace(CPU, context=1536)
 # On a GPU attention has to last as long as a few launches, so that what is left undone is.
 CUDA = msgspec.structs.replace(CPU, device="cuda", context=3072, batch=8)
 IN_A_GRAPH = ("InCapture", "ACapture", "InTheGraph")

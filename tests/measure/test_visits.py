@@ -234,6 +234,14 @@ def test_an_arm_that_breaks_the_device_ends_the_session_under_its_name():
         stage.walk()
 
 
+def test_what_an_arm_that_raised_left_for_good_ends_the_session():
+    stage = Stage()
+    stage.refuses["a"] = IndexError("block 7 is out of range")
+    stage.guard.faults = {1: SessionLost("it left 1 thread(s) running", reason="left-running")}
+    with pytest.raises(SessionLost, match="left 1 thread"):
+        stage.walk()
+
+
 def test_interruption_is_no_failure_of_an_arm():
     stage = Stage()
     stage.refuses["a"] = KeyboardInterrupt()
