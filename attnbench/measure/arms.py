@@ -128,6 +128,10 @@ class BenchArm:
         """Names of the kernels that one step launches, sorted; empty where none can be told."""
         return self._step.kernels() if isinstance(self._step, CapturedStep) else ()
 
+    def unnamed(self) -> str:
+        """Why the kernels of a captured step cannot be told; empty where they can."""
+        return self._step.unnamed() if isinstance(self._step, CapturedStep) else ""
+
     def read_bytes(self) -> int:
         """The byte floor of a step of this scope: KV of its layers, and weights in a whole step."""
         if self._scope is Scope.ATTENTION:

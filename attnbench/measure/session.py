@@ -202,5 +202,11 @@ class _Cell:
             bandwidth_gb_s=self.bandwidth.gb_s,
             witness=walk.witness,
             kernels={label: names for label, names in walk.kernels.items() if names},
-            environment=self.said,
+            environment={**self.said, **without_kernels(walk)},
         )
+
+
+def without_kernels(walk: Walk) -> dict[str, str]:
+    """A remark on the arms whose kernels the driver does not tell, and why."""
+    said = "; ".join(f"{label}: {why}" for label, why in walk.unnamed.items() if why)
+    return {"kernels_not_exposed": said} if said else {}

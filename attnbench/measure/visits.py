@@ -52,6 +52,9 @@ class RunningArm(Protocol):
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that one step launches; empty where none can be told."""
 
+    def unnamed(self) -> str:
+        """Why they should be told and cannot; empty otherwise."""
+
 
 class Inputs(Protocol):
     """What the steps of all arms are given."""
@@ -83,6 +86,7 @@ class Walk:
     witness: dict[str, dict[str, float]] = field(default_factory=dict)
     read_bytes: dict[str, int] = field(default_factory=dict)
     kernels: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    unnamed: dict[str, str] = field(default_factory=dict)  # why there are no kernels
     failures: dict[str, ArmFailure] = field(default_factory=dict)
 
     def drop(self, label: str, failure: ArmFailure) -> None:
@@ -96,6 +100,7 @@ class Walk:
             self.witness,
             self.read_bytes,
             self.kernels,
+            self.unnamed,
         )
         for figures in by_arm:
             figures.pop(label, None)
@@ -233,6 +238,7 @@ class _Run:
                     self._running[label].inspect(thoroughly=True)
                     if label not in self._walk.kernels:
                         self._walk.kernels[label] = self._running[label].kernels()
+                        self._walk.unnamed[label] = self._running[label].unnamed()
             self._running.clear()
             self._with.reclaim()
 

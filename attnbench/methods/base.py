@@ -36,6 +36,7 @@ class KernelConfig:
     splits: int  # programs that share one sequence and KV head
     num_warps: int
     num_stages: int
+    ring: int = 0  # tiles of a ring that the copy engine fills, in place of the stages
 
 
 @dataclass(frozen=True)

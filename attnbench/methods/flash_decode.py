@@ -1,4 +1,5 @@
-"""The project's own split-KV decode kernel in Triton, grouped-query native."""
+"""The project's own split-KV decode kernels, grouped-query native: in Triton, and in Gluon (the
+ring of tiles that the copy engine fills) where the GPU has one."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from attnbench.methods.base import CacheView, Family, KernelConfig, LayerShape, Method, MethodLayer
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.reference import exact_attention
+
+MOST_CONFIGURATIONS = 12
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,66 @@ class FlashDecode(Method):
         require_triton(self.name, shape)
 
     def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
-        """Tiles, splits, warps and stages of the split-KV kernel."""
-        from attnbench.methods.split_kv import split_configurations
+        """Which of the two kernels, its tiles, splits, warps and stages."""
+        from attnbench.methods.split_kv import (
+            has_ring,
+            ring_configurations,
+            split_configurations,
+        )
 
-        return split_configurations(shape, 2 * shape.head_dim * shape.dtype.itemsize)
+        row_bytes = 2 * shape.head_dim * shape.dtype.itemsize
+        rings = ring_configurations(shape, row_bytes) if has_ring(shape) else ()
+        others = split_configurations(shape, row_bytes)
+        return (*rings, *others[: MOST_CONFIGURATIONS - len(rings)])
 
     def layer(self, shape: LayerShape) -> MethodLayer:
-        """A layer that calls the kernel on the exact cache."""
-        return SplitDecodeLayer(self, shape)
+        """A layer that calls the chosen kernel on the exact cache."""
+        config = shape.kernel or self.configurations(shape)[0]
+        return RingDecodeLayer(shape, config) if config.ring else SplitDecodeLayer(self, shape)
+
+
+class RingDecodeLayer(ExactCacheLayer):
+    """The ring kernel over the exact cache."""
+
+    def __init__(self, shape: LayerShape, config: KernelConfig) -> None:
+        super().__init__(shape)
+        self.config = config
+
+    def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
+        """Keep the view, describe it to the copy engine and allocate workspaces."""
+        from attnbench.kernels.ring_decode import descriptor
+        from attnbench.methods.split_kv import workspace
+
+        super().prefill(cache, q)
+        self.tiles = (
+            descriptor(cache.k, self.config.block_n),
+            descriptor(cache.v, self.config.block_n),
+        )
+        self.workspace = workspace(self.shape, self.config)
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append and attend in one launch."""
+        from attnbench.kernels.ring_decode import ring_decode
+
+        return ring_decode(
+            q,
+            k,
+            v,
+            self.cache.k,
+            self.cache.v,
+            self.tiles,
+            self.cache.length.tensor,
+            self.workspace,
+            scale=self.shape.scale,
+            block_n=self.config.block_n,
+            ring=self.config.ring,
+            num_warps=self.config.num_warps,
+        )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The exact cache and the workspaces."""
+        yield from super().tensors()
+        yield from self.workspace.tensors()
 
 
 class SplitDecodeLayer(ExactCacheLayer):

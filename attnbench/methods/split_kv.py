@@ -52,6 +52,18 @@ INT8_CANDIDATES: Candidates = (
     (False, 8, 3, 3),
 )
 HEAD_DIMS = (32, 64, 128, 256)
+# The ring kernel: its GPUs, what one program may take there, and its candidates: (half tiles,
+# warps, tiles of the ring, programs on an SM), the default first.
+RING_CAPABILITY = 9
+RING_SHARED_BYTES = 227 * 1024
+RING_HEAD_DIMS = (64, 128)
+RING_MOST_GROUP = 16
+RING_CANDIDATES: Candidates = (
+    (False, 4, 3, 2),
+    (True, 4, 6, 2),
+    (False, 8, 3, 2),
+    (False, 8, 6, 1),
+)
 
 
 def split_configurations(
@@ -75,6 +87,31 @@ def configuration(
         most=min(MOST_SPLITS, -(-shape.capacity // block_n)),
     )
     return KernelConfig(block_n=block_n, splits=splits, num_warps=warps, num_stages=stages)
+
+
+def ring_configurations(shape: LayerShape, row_bytes: int) -> tuple[KernelConfig, ...]:
+    """Launch parameters of the ring kernel worth trying, where it runs."""
+    found = []
+    for half, warps, tiles, on_an_sm in RING_CANDIDATES:
+        block_n = rows_of(TILE_BYTES // 2 if half else TILE_BYTES, row_bytes)
+        splits = whole_waves(
+            pairs=shape.batch * shape.kv_heads,
+            at_once=sm_count(shape.device) * on_an_sm,
+            most=min(MOST_SPLITS, -(-shape.capacity // block_n)),
+        )
+        found.append(KernelConfig(block_n, splits, warps, num_stages=1, ring=tiles))
+    return tuple(dict.fromkeys(found))
+
+
+def has_ring(shape: LayerShape) -> bool:
+    """Whether the ring kernel runs this layer: its GPU, 16 bits, its head dimensions and groups."""
+    return (
+        shape.device.type == "cuda"
+        and torch.cuda.get_device_capability(shape.device)[0] == RING_CAPABILITY
+        and shape.dtype.itemsize == 2
+        and shape.head_dim in RING_HEAD_DIMS
+        and shape.group <= RING_MOST_GROUP
+    )
 
 
 def rows_of(tile_bytes: int, row_bytes: int) -> int:

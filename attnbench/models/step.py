@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,6 +13,7 @@ from attnbench.errors import DoesNotFit, Unsupported
 from attnbench.methods.base import KernelConfig, Method, MethodLayer
 from attnbench.models.adapter import ExactCache, PassingCache, Router, SurveyedLayer
 from attnbench.models.exact import ExactLayer
+from attnbench.models.graph_nodes import KernelList, kernel_list
 from attnbench.models.info import LoadedModel
 from attnbench.models.prefill import last_logits
 from attnbench.models.tables import QKVTables, RowReader
@@ -185,13 +183,13 @@ class CapturedStep:
             raise Unsupported("CUDA graphs need a CUDA GPU", hint="use mode eager")
         self.layers = step.layers
         self._step = step
-        self._graph = torch.cuda.CUDAGraph()
-        self._graph.enable_debug_mode()  # keeps the graph, so that its kernels can be named
+        self._graph = torch.cuda.CUDAGraph(keep_graph=True)  # so that its kernels can be named
         try:
             _warm_up(step, warmup_steps)
             step.reset()
             with torch.cuda.graph(self._graph, pool=torch.cuda.graph_pool_handle()):
                 self._output = step()
+            self._graph.instantiate()  # a kept graph would leave it to the first replay
         except torch.OutOfMemoryError as e:
             raise DoesNotFit(f"no memory left to capture the step: {e}") from e
         except RuntimeError as e:
@@ -213,18 +211,16 @@ class CapturedStep:
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that a replay launches, sorted, each as often as it is launched.
 
-        Can be asked once; empty where CUDA does not tell.
+        Of C++ kernels the mangled names. Empty where the driver does not tell; `unnamed` says why.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            dump = Path(folder) / "graph.dot"
-            self._graph.debug_dump(str(dump))
-            text = dump.read_text() if dump.exists() else ""
-        return kernel_names(text)
+        return self._kernel_list().names
 
+    def unnamed(self) -> str:
+        """Why the driver does not tell the kernels; empty where it does."""
+        return self._kernel_list().unknown
 
-def kernel_names(dot: str) -> tuple[str, ...]:
-    """From a graph as CUDA dumps it: a kernel's name stands before its launch dimensions."""
-    return tuple(sorted(re.findall(r"([\w$]+)\\?<\\?<\\?<", dot)))
+    def _kernel_list(self) -> KernelList:
+        return kernel_list(self._graph.raw_cuda_graph())
 
 
 def _warm_up(step: Step, steps: int) -> None:

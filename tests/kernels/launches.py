@@ -4,6 +4,8 @@
 
 Runs every case with its kernels replaced by recorders, then compiles what was recorded for each
 compute capability, and prints one JSON object a line. Needs a process without TRITON_INTERPRET.
+Gluon's kernels take descriptors, which only Triton's own binder knows: those are compiled through
+it, for the one capability that has a copy engine.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import attnbench.kernels
-from attnbench.kernels import read_bandwidth
+from attnbench.kernels import read_bandwidth, ring_decode
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape
+from attnbench.methods.split_kv import ring_configurations
 
 CAPABILITIES = (80, 89, 90)
+COPY_ENGINE = 90
 POINTERS = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
@@ -37,6 +41,14 @@ POINTERS = {
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
+RING = ring_decode.ring_decode_kernel
+# (head dimension, query heads, dtype) of the ring kernel, over 8 KV heads.
+RING_CASES = (
+    (64, 32, torch.bfloat16),
+    (128, 24, torch.float16),
+    (64, 8, torch.bfloat16),
+    (128, 128, torch.bfloat16),
+)
 # (method, dtype, head dimension, whether to compile every configuration or the default alone)
 CASES = (
     ("flash_decode", torch.bfloat16, 64, True),
@@ -55,6 +67,27 @@ class Launch:
 
     kernel: JITFunction
     arguments: dict[str, object]
+    grid: tuple[int, ...]
+
+
+class OnPaper:
+    """A driver of a GPU that is not there: Triton compiles for it, and launches nothing."""
+
+    def get_current_target(self) -> GPUTarget:
+        """What to compile for."""
+        return GPUTarget("cuda", COPY_ENGINE, 32)
+
+    def get_current_device(self) -> int:
+        """The only one."""
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        """The default stream."""
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        """Where the tensors of this process are."""
+        return torch.device("cpu")
 
 
 @dataclass
@@ -67,7 +100,7 @@ class Recorder:
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
         def launch(*args: object, **kwargs: object) -> None:
             named = dict(zip(self.kernel.arg_names, args, strict=False))
-            self.launches.append(Launch(self.kernel, named | kwargs))
+            self.launches.append(Launch(self.kernel, named | kwargs, grid))
 
         return launch
 
@@ -111,10 +144,22 @@ def recorded() -> Iterator[tuple[str, KernelConfig | None, bool, Launch]]:
         yield "read_bandwidth", None, True, launch
 
 
-def shape_of(dtype: torch.dtype, head_dim: int) -> LayerShape:
+def recorded_rings() -> Iterator[tuple[str, KernelConfig, Launch]]:
+    """What the ring kernel is launched with: case, configuration, launch. After `recorded`."""
+    launches: list[Launch] = []
+    ring_decode.ring_decode_kernel = Recorder(RING, launches)
+    method = registry.parse("flash_decode")
+    for head_dim, heads, dtype in RING_CASES:
+        shape = shape_of(dtype, head_dim, heads)
+        for config in ring_configurations(shape, 4 * head_dim):
+            decode_once(method.layer(replace(shape, kernel=config)), shape)
+            yield f"ring {dtype} D={head_dim} heads={heads}", config, launches.pop()
+
+
+def shape_of(dtype: torch.dtype, head_dim: int, heads: int = 32) -> LayerShape:
     """Llama's heads over a short cache."""
     device = torch.device("cpu")
-    return LayerShape(1, 32, 8, head_dim, 2048, dtype, device, 0, head_dim**-0.5)
+    return LayerShape(1, heads, 8, head_dim, 2048, dtype, device, 0, head_dim**-0.5)
 
 
 def decode_once(layer, shape: LayerShape) -> None:
@@ -166,6 +211,24 @@ def main() -> None:
                 "barrier_before_ticket": barrier_before_ticket(compiled.asm["ptx"]),
             }
             print(json.dumps(row), flush=True)
+    triton.runtime.driver.set_active(OnPaper())
+    for case, config, launch in recorded_rings():
+        compiled = RING.warmup(grid=launch.grid, **launch.arguments)
+        ptx = compiled.asm["ptx"]
+        row = {
+            "kernel": RING.fn.__name__,
+            "case": case,
+            "config": str(config),
+            "capability": COPY_ENGINE,
+            "shared_bytes": compiled.metadata.shared,
+            "dependent_launch": compiled.metadata.launch_pdl,
+            "bulk_copies": ptx.count("cp.async.bulk.tensor"),
+            "waits": ptx.count("griddepcontrol.wait"),
+            "lets_go": ptx.count("griddepcontrol.launch_dependents"),
+            "spilled": ".local" in ptx,
+            "barrier_before_ticket": barrier_before_ticket(ptx),
+        }
+        print(json.dumps(row), flush=True)
 
 
 def barrier_before_ticket(ptx: str) -> bool:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from attnbench.methods.split_kv import SHARED_BYTES
+from attnbench.methods.split_kv import RING_CANDIDATES, RING_SHARED_BYTES, SHARED_BYTES
 from tests.kernels import launches
 
 
@@ -35,15 +35,21 @@ def test_every_kernel_of_the_package_has_a_compile_case(compiled):
     assert entry_points == {row["kernel"] for row in compiled if "kernel" in row}
 
 
+def is_ring(row: dict) -> bool:
+    """Whether this is a launch of the kernel that runs where there is a copy engine alone."""
+    return row.get("kernel") == "ring_decode_kernel"
+
+
 @pytest.mark.parametrize("capability", launches.CAPABILITIES)
 def test_every_offered_default_fits_in_99_kib_on_every_capability(compiled, capability):
-    rows = [row for row in compiled if row.get("capability") == capability]
-    assert {row["kernel"] for row in rows} == {r["entry_point"] for r in compiled if len(r) == 1}
+    rows = [row for row in compiled if row.get("capability") == capability and not is_ring(row)]
+    entry_points = {r["entry_point"] for r in compiled if len(r) == 1}
+    assert {row["kernel"] for row in rows} == entry_points - {"ring_decode_kernel"}
     assert {row["case"] for row in rows if row["shared_bytes"] > SHARED_BYTES} == set()
 
 
 def test_every_configuration_on_offer_fits_in_99_kib(compiled):
-    rows = [row for row in compiled if "kernel" in row]
+    rows = [row for row in compiled if "kernel" in row and not is_ring(row)]
     assert max(row["shared_bytes"] for row in rows) <= SHARED_BYTES
     assert len({row["config"] for row in rows if row["kernel"] == "split_decode_kernel"}) > 4
     assert len({row["config"] for row in rows if row["kernel"] == "int8_decode_kernel"}) > 4
@@ -54,3 +60,21 @@ def test_the_main_loop_copies_asynchronously_and_threads_meet_before_a_program_r
         if row.get("kernel") in ("split_decode_kernel", "int8_decode_kernel"):
             assert row["async_copies"] > 0, row
             assert row["barrier_before_ticket"], row
+
+
+def test_every_ring_fits_as_often_on_an_sm_as_it_is_meant_to(compiled):
+    rows = [row for row in compiled if is_ring(row)]
+    assert len(rows) == len(launches.RING_CASES) * len(RING_CANDIDATES)
+    for row, (_, _, _, on_an_sm) in zip(rows, RING_CANDIDATES * len(rows), strict=False):
+        # An SM keeps 1 KiB of each program for itself.
+        assert row["shared_bytes"] <= RING_SHARED_BYTES // on_an_sm - 1024, row
+        assert not row["spilled"], row
+
+
+def test_the_ring_asks_before_it_waits_and_lets_the_next_kernel_go(compiled):
+    for row in (row for row in compiled if is_ring(row)):
+        assert row["dependent_launch"], row
+        assert row["waits"] == 2, row  # at once outside a graph; after the first tiles in one
+        assert row["lets_go"] == 1, row
+        assert row["bulk_copies"] > 0, row
+        assert row["barrier_before_ticket"], row

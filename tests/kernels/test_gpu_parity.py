@@ -10,10 +10,19 @@ import torch
 from attnbench.errors import Unsupported
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, LayerShape, MethodLayer
-from attnbench.methods.conformance import BOUNDS, Check, Outcome, conform, relative_error
+from attnbench.methods.conformance import (
+    BOUNDS,
+    Check,
+    Outcome,
+    conform,
+    relative_error,
+    worst_error,
+)
 from attnbench.methods.conformance_graph import CASE, CapturedDecode
 from attnbench.methods.reference import exact_attention
-from attnbench.methods.trial import Step
+from attnbench.methods.split_kv import has_ring, ring_configurations
+from attnbench.methods.trial import Case, Step, Trial
+from tests.kernels.front import write_late
 
 pytestmark = [
     pytest.mark.gpu,
@@ -167,3 +176,65 @@ def test_offsets_beyond_two_to_the_31_elements_are_right():
     expected = exact_attention(q, rows[:, :, near], values[:, :, near], shape.scale)
     assert torch.equal(rows[:, :, tokens : tokens + 1], k)
     assert relative_error(out, expected) < BOUNDS[shape.dtype]
+
+
+@pytest.mark.parametrize("tokens", [1500, 1408, 129, 128, 1])
+@pytest.mark.parametrize("before", [300, 1500, 0])
+def test_what_the_kernel_in_front_writes_last_is_read(tokens, before):
+    """The length and the newest cached row are written while the kernel behind already runs."""
+    shape = replace(HERO, batch=1, heads=4, kv_heads=1, capacity=2048)
+    method = registry.parse("flash_decode")
+    torch.manual_seed(tokens)
+    k, v = (torch.randn((1, 1, 2048, 64), device=CUDA).to(shape.dtype) for _ in range(2))
+    q = 2 * torch.randn((1, 4, 1, 64), device=CUDA).to(shape.dtype)
+    new = Step(q, *(torch.randn((1, 1, 1, 64), device=CUDA).to(shape.dtype) for _ in range(2)))
+    expected = exact_attention(
+        new.q,
+        torch.cat((k[:, :, :tokens], new.k), dim=2),
+        torch.cat((v[:, :, :tokens], new.v), dim=2),
+        shape.scale,
+    )
+    newest = v[0, 0, tokens - 1]
+    late = newest.clone()
+    cache = CacheView(k, v, CacheLength(CUDA, before))
+    layer = method.layer(shape)
+    layer.prefill(cache)
+
+    def both() -> torch.Tensor:
+        write_late(cache.length.tensor, tokens, newest, late)
+        return layer.decode(new.q, new.k, new.v)
+
+    both()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = both()
+    for _ in range(20):
+        cache.length.tensor.fill_(before)
+        newest.fill_(float("nan"))
+        graph.replay()
+        assert relative_error(out, expected) < BOUNDS[shape.dtype]
+
+
+@pytest.mark.parametrize("group", [1, 2, 5, 16])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("tokens", [1, 127, 1000, 20000])
+def test_the_ring_kernel_is_right_for_any_group_and_every_configuration(group, head_dim, tokens):
+    trial = Trial.make(Case(tokens, head_dim, group, batch=3), HERO.dtype, CUDA, appended=2)
+    if not has_ring(trial.shape):
+        pytest.skip("this GPU has no copy engine")
+    method = registry.parse("flash_decode")
+    expected = list(trial.appended_by(method.reference_layer(trial.shape)))
+    for config in ring_configurations(trial.shape, 4 * head_dim):
+        layer = method.layer(replace(trial.shape, kernel=config))
+        assert worst_error(trial.appended_by(layer), iter(expected))[0] < BOUNDS[HERO.dtype], config
+
+
+def test_rows_beyond_the_cache_may_hold_no_number():
+    trial = replace(
+        Trial.make(Case(1000, 64, 4, batch=2), HERO.dtype, CUDA, appended=2), tail=float("nan")
+    )
+    method = registry.parse("flash_decode")
+    expected = trial.appended_by(method.reference_layer(trial.shape))
+    got = trial.appended_by(method.layer(trial.shape))
+    assert worst_error(got, expected)[0] < BOUNDS[HERO.dtype]

@@ -50,6 +50,9 @@ class SimulatedArm:
     def kernels(self) -> tuple[str, ...]:
         return (f"kernel of {self.label}",)
 
+    def unnamed(self) -> str:
+        return ""
+
 
 @dataclass
 class SimulatedClock:

@@ -47,6 +47,19 @@ def test_a_session_runs_every_arm_and_leaves_the_cache_as_it_was(scope, mode):
     assert all(visit.wall_us >= sum(visit.steps_us) for visit in walked.samples.visits)
 
 
+def test_every_arm_of_a_captured_cell_names_its_kernels():
+    bench = with_arms(*METHODS, bench=CUDA)
+    with standing(bench, "qwen3") as stands:
+        result = walk_cells(
+            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device)
+        )
+    samples = result.cells[0].samples
+    assert set(samples.kernels) == set(METHODS)
+    assert all(names == tuple(sorted(names)) for names in samples.kernels.values())
+    assert any("decode_kernel" in name for name in samples.kernels["flash_decode"])
+    assert "kernels_not_exposed" not in samples.environment
+
+
 @pytest.mark.parametrize("broken", ["Nan", "Transposed", "Damages", "OutOfMemory"])
 def test_a_broken_arm_fails_alone_in_a_graph(broken):
     bench = with_arms("sdpa", broken, "zero_cost", bench=CUDA)

@@ -124,6 +124,18 @@ def test_samples_carry_bandwidth_seed_and_environment():
     assert samples.environment["threads"] == torch.get_num_threads()
 
 
+def test_kernels_that_should_be_told_and_are_not_are_remarked_on_with_the_reason(monkeypatch):
+    silent = session("sdpa", "zero_cost").cells[0].samples
+    monkeypatch.setattr(BenchArm, "unnamed", lambda arm: f"no driver for {arm.method.name}")
+    samples = session("sdpa", "zero_cost").cells[0].samples
+    assert samples.kernels == {}
+    said = samples.environment["kernels_not_exposed"]
+    assert set(said.split("; ")) == {
+        "sdpa: no driver for sdpa", "zero_cost: no driver for zero_cost",
+    }  # fmt: skip
+    assert "kernels_not_exposed" not in silent.environment
+
+
 def test_the_pilot_says_which_arms_run_and_why_others_do_not():
     with standing(with_arms("sdpa")) as bench:
         trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device))

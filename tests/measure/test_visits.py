@@ -140,6 +140,15 @@ def test_what_the_last_timed_step_of_every_visit_left_is_kept():
     assert walk.kept == {"a": ["a"] * 3, "b": ["b"] * 3}
 
 
+def test_kernels_are_asked_of_every_arm_and_why_they_are_not_told(monkeypatch):
+    names = {"a": ("kernel", "kernel"), "b": ()}
+    monkeypatch.setattr(SimulatedArm, "kernels", lambda arm: names[arm.label])
+    monkeypatch.setattr(SimulatedArm, "unnamed", lambda arm: "no driver" * (arm.label == "b"))
+    walk = Stage().walk()
+    assert walk.kernels == names
+    assert walk.unnamed == {"a": "", "b": "no driver"}
+
+
 def test_visits_carry_their_place_and_blocks_are_numbered_through_the_session():
     walk = Stage().walk()
     places = [(visit.arm, visit.group, visit.block, visit.position) for visit in walk.visits]

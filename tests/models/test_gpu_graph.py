@@ -73,3 +73,35 @@ def test_a_step_that_waits_for_the_device_cannot_be_captured():
     with pytest.raises(Unsupported, match="captured"):
         CapturedStep(Waiting())
     assert torch.ones(3, device="cuda").sum().item() == 3  # the GPU is still usable
+
+
+def test_a_captured_step_names_each_kernel_as_often_as_a_replay_launches_it():
+    from attnbench.kernels import spin
+
+    class Launches:
+        layers = ()
+
+        def __init__(self):
+            self.record = torch.zeros(spin.RECORD_SIZE, dtype=torch.int64, device="cuda")
+            spin.calibrate(self.record)
+            self.numbers = torch.ones(1000, device="cuda")
+
+        def __call__(self):
+            for _ in range(3):
+                spin.spin(self.record, 100)
+            return self.numbers.sin().cos()
+
+        def reset(self):
+            pass
+
+    captured = CapturedStep(Launches())
+    kernels = captured.kernels()
+    assert captured.unnamed() == ""
+    assert kernels == tuple(sorted(kernels))
+    assert len(kernels) == 5
+    assert kernels.count("spin_kernel") == 3
+    assert sum("sin_kernel" in name for name in kernels) == 1
+    assert sum("cos_kernel" in name for name in kernels) == 1
+    captured()
+    captured.reset()
+    assert captured.kernels() == CapturedStep(Launches()).kernels() == kernels

@@ -1,5 +1,7 @@
 """A timed step: fixed length, a fresh token each time, nothing read on the host."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from attnbench.methods.base import LayerShape
 from attnbench.methods.registry import parse
 from attnbench.models.exact import ExactLayer
 from attnbench.models.forced import record_steps, teacher_forced
+from attnbench.models.graph_nodes import KernelList
 from attnbench.models.step import (
     AttentionStep,
     CapturedStep,
@@ -279,3 +282,65 @@ def test_steps_beyond_the_caches_room_are_refused():
 def test_a_graph_without_a_gpu_is_a_typed_error():
     with bench("llama") as b, pytest.raises(Unsupported):
         CapturedStep(decode_step(b, "sdpa", prompt(3, 2)))
+
+
+class WrittenDown:
+    """A step, and a CUDA graph of it, that only write down what is asked of them."""
+
+    layers = ()
+
+    def __init__(self):
+        self.log = []
+
+    def __call__(self):
+        self.log.append("step")
+        return ()
+
+    def reset(self):
+        self.log.append("reset")
+
+    def instantiate(self):
+        self.log.append("instantiate")
+
+    def replay(self):
+        self.log.append("replay")
+
+    def raw_cuda_graph(self):
+        return 0x7F0000001000
+
+    @contextmanager
+    def capture(self, graph, pool):
+        self.log.append("capture")
+        yield
+        self.log.append("captured")
+
+
+@pytest.fixture
+def written_down(monkeypatch):
+    step = WrittenDown()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "graph", step.capture)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda keep_graph: step if keep_graph else None)
+    monkeypatch.setattr("attnbench.models.step._warm_up", lambda step, steps: None)
+    return step
+
+
+def test_a_graph_is_ready_to_replay_before_its_first_step(written_down):
+    CapturedStep(written_down)()
+    assert written_down.log == [
+        "reset", "capture", "step", "captured", "instantiate", "reset", "replay",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("told", [KernelList(names=("a", "b")), KernelList(unknown="no libcuda")])
+def test_kernels_of_a_captured_step_or_why_there_are_none_can_be_asked_at_any_time(
+    written_down, monkeypatch, told
+):
+    lists = {written_down.raw_cuda_graph(): told}
+    monkeypatch.setattr("attnbench.models.step.kernel_list", lists.__getitem__)
+    captured = CapturedStep(written_down)
+    for _ in range(2):
+        assert captured.kernels() == told.names
+        assert captured.unnamed() == told.unknown
+        captured()
