@@ -33,6 +33,7 @@ from attnbench.protocol.verdict import Reason
 
 REPLAY_ROUNDS, REPLAYED_STEPS = 4, 4
 SURPRISES = 3  # in a row: an arm that is right every other time cannot be right in all of them
+HELD_UP_CYCLES = 40_000_000  # of the SM's clock: about 20 ms, more than a host takes for a step
 KEY_NOISE = 0.01
 WEIGHT_SHARE = 0.25  # what a planted value shows as where all tokens weigh the same
 
@@ -113,6 +114,7 @@ def surprised(bench: Workbench, arm: BenchArm) -> tuple[StepCheck, ...]:
     kept: list[tuple[int, LayerShape, Tap]] = []
     for visit in range(SURPRISES):
         bench.freshen(secrets.randbits(31))
+        hold_up(bench.device)
         outputs, shapes = arm.attend(), bench.tables.shapes
         drawn = secrets.randbelow(len(shapes))
         kept += [
@@ -121,6 +123,13 @@ def surprised(bench: Workbench, arm: BenchArm) -> tuple[StepCheck, ...]:
             if visit == 0 or shape is shapes[drawn]
         ]
     return tuple(checked(bench, arm.method, shape, tap, visit) for visit, shape, tap in kept)
+
+
+def hold_up(device: torch.device) -> None:
+    """Let the host run ahead of the device, so that nothing is finished merely because the host was
+    slow to ask for what follows: a GPU is kept busy for some milliseconds."""
+    if device.type == "cuda":
+        torch.cuda._sleep(HELD_UP_CYCLES)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU"),
 ]
 CUDA = torch.device("cuda")
-RIGHT_US = 0.2  # what the device says it waited, of what events say
+# What the device says it waited, of what events say: two runs of 100 µs steps, one after the other,
+# differed by 0.27 µs on an H100.
+RIGHT_US = 0.5
 ASKED_SHARE = 0.03  # the SM clock that ends a wait was measured to half a per cent and may move
 # All of them longer than the host takes to launch a step, so that the device never waits for it.
 LEAST_US, *MORE_US = (100.0, 103.0, 115.0, 175.0)
