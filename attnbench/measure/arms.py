@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,7 @@ class BenchArm:
         """
         self._require_plain()
         outputs = (self._output,) if isinstance(self._output, Tensor) else self._output
-        for number, output in enumerate(outputs):
-            require_finite(output, f"output {number}")
+        require_finite({f"output {number}": output for number, output in enumerate(outputs)})
         if self._inputs is not None and not self._inputs.inputs_untouched():
             raise BrokenArm("it changed its q, k or v in place", reason=Reason.INPUTS_CHANGED)
         if thoroughly:
@@ -128,6 +127,11 @@ class BenchArm:
         """Names of the kernels that one step launches, sorted; empty where none can be told."""
         return self._step.kernels() if isinstance(self._step, CapturedStep) else ()
 
+    @property
+    def captured(self) -> bool:
+        """Whether a step is one replay of a CUDA graph."""
+        return isinstance(self._step, CapturedStep)
+
     def unnamed(self) -> str:
         """Why the kernels of a captured step cannot be told; empty where they can."""
         return self._step.unnamed() if isinstance(self._step, CapturedStep) else ""
@@ -148,8 +152,13 @@ class BenchArm:
         step = AttentionStep(self._layers, self._bench.tables)
         step()
         self._require_plain()
-        for tap, shape in zip(self.taps(), self._bench.tables.shapes, strict=True):
-            require_finite(tap.out, f"the output of layer {shape.layer}")
+        shapes = self._bench.tables.shapes
+        require_finite(
+            {
+                f"the output of layer {shape.layer}": tap.out
+                for tap, shape in zip(self.taps(), shapes, strict=True)
+            }
+        )
         step.reset()
         self._bench.require_intact(thoroughly=True)
 
@@ -160,7 +169,9 @@ class BenchArm:
                 raise BrokenArm(f"layer {shape.layer} returned {wrong}", reason=Reason.OUTPUT_TYPE)
 
 
-def require_finite(output: Tensor, what: str) -> None:
-    """Raise `BrokenArm` for NaN and infinity."""
-    if not bool(torch.isfinite(output).all()):
-        raise BrokenArm(f"{what} holds NaN or infinity", reason=Reason.WRONG_OUTPUT)
+def require_finite(outputs: Mapping[str, Tensor]) -> None:
+    """Raise `BrokenArm` for the first one, by name, that holds NaN or infinity."""
+    finite = torch.stack([torch.isfinite(output).all() for output in outputs.values()]).tolist()
+    for what, is_finite in zip(outputs, finite, strict=True):
+        if not is_finite:
+            raise BrokenArm(f"{what} holds NaN or infinity", reason=Reason.WRONG_OUTPUT)

@@ -63,10 +63,12 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="ke
     layers: int
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of them the parent wants to have checked; nobody knew before they were timed."""
+class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Which of them the parent wants to have checked, and whether the session's arms are probed on
+    planted caches too; nobody knew before they were timed."""
 
     picks: tuple[Pick, ...]
+    probe: bool = True
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="result"):

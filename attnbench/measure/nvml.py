@@ -134,14 +134,13 @@ def _other_processes(nvml: Nvml) -> int | None:
 
 
 # Counters run since the driver was loaded: it is their difference across a visit that tells.
-# On an H200 all but two take microseconds: the energy 3.5 ms, and it moves every 100 ms only; the
-# thermal counter 0.4 ms. The energy, asked before visits of 8 ms, changed them by less than 0.02 %.
+# On an H200 all take microseconds but the thermal counter, 0.4 ms. The energy is not asked for: it
+# takes 4 ms on an H100, and moves every 100 ms only, so that of one visit it tells nothing.
 READINGS: Mapping[str, Callable[[Nvml], float | int | None]] = {
     "sm_clock_mhz": lambda nvml: nvml.ask("DeviceGetClockInfo", nvml.api.NVML_CLOCK_SM),
     "mem_clock_mhz": lambda nvml: nvml.ask("DeviceGetClockInfo", nvml.api.NVML_CLOCK_MEM),
     "power_w": lambda nvml: _watts(nvml.ask("DeviceGetPowerUsage")),  # mean of the last second
     "power_limit_w": lambda nvml: _watts(nvml.ask("DeviceGetEnforcedPowerLimit")),
-    "energy_mj": lambda nvml: nvml.ask("DeviceGetTotalEnergyConsumption"),
     "temperature_c": lambda nvml: nvml.ask("DeviceGetTemperature", nvml.api.NVML_TEMPERATURE_GPU),
     "throttle_reasons": throttle_reasons,
     "ecc_corrected": lambda nvml: ecc_errors(nvml, nvml.api.NVML_MEMORY_ERROR_TYPE_CORRECTED),

@@ -13,20 +13,34 @@ from itertools import cycle, islice
 
 import msgspec
 
+from attnbench.errors import WorkerFailed
 from attnbench.measure.events import Doing, Kept, Mark, Pick, Progress, Wanted
-from attnbench.measure.tasks import CellSamples, PilotResult, SessionResult, TaskResult
+from attnbench.measure.tasks import (
+    CellSamples,
+    PilotResult,
+    SessionResult,
+    SessionTask,
+    Task,
+    TaskResult,
+)
 
 Heard = Progress | Mark | Kept
 Show = Callable[[int, int, str], None]
+ALWAYS_PROBED, PROBED_SHARE = 3, 0.25  # sessions of a run, and the share of the ones after them
 MORE_PICKS = 2  # of other visits, beside one of every arm that is checked in all layers
 
 
 class Overseer:
-    """Hears one worker. `now` is the parent's clock in seconds, `rng` the source of secrets."""
+    """Hears one worker. `now` is the parent's clock in seconds, `rng` the source of secrets.
+
+    `task` is what the worker does: of a run's sessions the first few are probed, of the later ones
+    a share, drawn and told when the last cell has been timed.
+    """
 
     def __init__(
         self,
         show: Show,
+        task: Task | None = None,
         *,
         now: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
@@ -36,6 +50,9 @@ class Overseer:
         self._show = show
         self._now = now
         self._rng = rng or random.SystemRandom()
+        self._cells_to_come = len(task.cells) if isinstance(task, SessionTask) else 1
+        self._may_be_spared = isinstance(task, SessionTask) and task.session >= ALWAYS_PROBED
+        self._probe = True
         self._began = 0.0
         self._took_us: dict[tuple[int, int, str], float] = {}  # by cell, block and arm
 
@@ -45,7 +62,11 @@ class Overseer:
             self._mark(event)
         elif isinstance(event, Kept):
             self.at, self.busy = "checks of timed steps", ""
-            return Wanted(picks=tuple(self._picks(event)))
+            self._cells_to_come -= 1
+            picks = tuple(self._picks(event))
+            if self._may_be_spared and self._cells_to_come == 0:
+                self._probe = self._rng.random() < PROBED_SHARE
+            return Wanted(picks=picks, probe=self._probe)
         else:
             self.at, self.busy = event.detail, ""
             self._show(event.done, event.total, event.detail)
@@ -76,6 +97,8 @@ class Overseer:
                 yield Pick(arm=arm, visit=visit, layer=self._rng.randrange(kept.layers))
 
     def _session(self, result: SessionResult) -> SessionResult:
+        if self._probe and not result.probed:
+            raise WorkerFailed("the worker left out the probes that it was asked for")
         cells = tuple(self._cell(number, cell) for number, cell in enumerate(result.cells))
         return msgspec.structs.replace(result, cells=cells)
 

@@ -42,12 +42,14 @@ def rechecked(
                 kept: KeptStep = walk.kept[arm.label][pick.visit]
                 found[arm.label] += _step_checks(bench, method, kept, pick)
             world.require_unchanged()
+            bench.require_intact()
         except SessionLost:
             raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
             walk.drop(arm.label, failure_of(error, "checks", world))
             found.pop(arm.label, None)
-        recover(arm.label, walk.failures.get(arm.label), bench.reclaim)
+        if arm.label in walk.failures:
+            recover(arm.label, walk.failures[arm.label], bench.reclaim)
     return {label: tuple(checks) for label, checks in found.items()}
 
 

@@ -14,7 +14,7 @@ from attnbench.errors import Unsupported
 from attnbench.measure.bandwidth import read_bandwidth
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import DeviceFacts, cpu_facts, cuda_facts, environment
-from attnbench.measure.events import Kept, Talk
+from attnbench.measure.events import Kept, Talk, Wanted
 from attnbench.measure.influence import probe_arms
 from attnbench.measure.nvml import (
     AllocatorProbe,
@@ -38,7 +38,6 @@ from attnbench.measure.visits import Walk, Walker
 from attnbench.measure.workbench import Workbench, open_bench
 from attnbench.measure.world import World
 from attnbench.protocol.cell import Mode, SessionSamples
-from attnbench.protocol.integrity import StepCheck
 
 
 def run_session(task: SessionTask, talk: Talk) -> SessionResult:
@@ -51,8 +50,9 @@ def run_session(task: SessionTask, talk: Talk) -> SessionResult:
             bench = stack.enter_context(open_bench(task.bench))
         world.settle()
         result = walk_cells(bench, task.cells, task.steps, talk, world, phases)
-        with phases("checks"):
-            result = with_probes(bench, result, task.cells[0].mode, talk, world)
+        if result.probed:
+            with phases("probes"):
+                result = with_probes(bench, result, task.cells[0].mode, talk, world)
     return msgspec.structs.replace(result, phases_s=phases.seconds())
 
 
@@ -91,12 +91,15 @@ def walk_cells(
         "fill": bench.bench.fill.value,
         **remarks,
     }
-    walked = tuple(
-        _Cell(bench, plan, number, steps, probe, bandwidth, said).walked(talk, world, phases)
-        for number, plan in enumerate(cells)
-    )
+    walked, probed = [], True
+    for number, plan in enumerate(cells):
+        cell = _Cell(bench, plan, number, steps, probe, bandwidth, said)
+        samples, wanted = cell.walked(talk, world, phases)
+        walked.append(samples)
+        probed &= wanted.probe
     return SessionResult(
-        cells=walked,
+        cells=tuple(walked),
+        probed=probed,
         bandwidth=bandwidth,
         cache_sha256=bench.cache_sha256,
         model_identity=bench.loaded.info.identity,
@@ -148,12 +151,13 @@ class _Cell:
     bandwidth: Bandwidth
     said: dict[str, str | int | float]
 
-    def walked(self, talk: Talk, world: World, phases: Phases) -> CellSamples:
-        """What its steps took, and whether those that the parent picked were right."""
+    def walked(self, talk: Talk, world: World, phases: Phases) -> tuple[CellSamples, Wanted]:
+        """What its steps took, and whether those that the parent wanted checked were right."""
         walk = self._walker(talk, world, phases).walk(self.plan.schedule)
         with phases("checks"):
-            checks = self._checks(walk, talk, world)
-        return CellSamples(
+            wanted = self._wanted(walk, talk)
+            checks = rechecked(self.bench, walk, wanted, talk, world)
+        samples = CellSamples(
             scope=self.plan.scope,
             mode=self.plan.mode,
             samples=self._samples(walk),
@@ -163,6 +167,7 @@ class _Cell:
             checks=checks,
             set_up_us=walk.set_up_us,
         )
+        return samples, wanted
 
     def _walker(self, talk: Talk, world: World, phases: Phases) -> Walker:
         bench, plan = self.bench, self.plan
@@ -184,13 +189,12 @@ class _Cell:
             title=f"{plan.scope.value}, {plan.mode.value}",
         )
 
-    def _checks(self, walk: Walk, talk: Talk, world: World) -> dict[str, tuple[StepCheck, ...]]:
-        """The timed steps that the parent picks, now that all of them are over."""
+    def _wanted(self, walk: Walk, talk: Talk) -> Wanted:
+        """Which timed steps the parent picks, now that all of them are over."""
         if not walk.kept:
-            return {}
+            return Wanted(picks=())
         visits = {label: len(kept) for label, kept in walk.kept.items()}
-        wanted = talk.ask(Kept(visits=visits, layers=len(self.bench.tables.shapes)))
-        return rechecked(self.bench, walk, wanted, talk, world)
+        return talk.ask(Kept(visits=visits, layers=len(self.bench.tables.shapes)))
 
     def _samples(self, walk: Walk) -> SessionSamples:
         schedule = self.plan.schedule

@@ -183,6 +183,7 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task",
     cache_sha256: str
     model_identity: str
     weight_bytes: int
+    probed: bool = True  # whether what follows was asked of the arms in this session
     influence: dict[str, Influence] = {}  # by arm label
     replays: dict[str, Replay] = {}
     surprises: dict[str, tuple[StepCheck, ...]] = {}

@@ -166,7 +166,8 @@ class _Run:
     def _warm_up(self, label: str) -> None:
         """The full warm-up in the first group; later, after a new capture, the untimed steps."""
         arm, steps = self._running[label], self._with.steps
-        if label in self._walk.warmup_us:
+        again = label in self._walk.warmup_us
+        if again:
             with self._with.phases("untimed"):
                 self._with.clock.time(arm.step, steps.untimed_steps)
         else:
@@ -174,7 +175,7 @@ class _Run:
                 self._first_warm_up(label)
         if not steps.bare:
             with self._with.phases("checks"):
-                arm.inspect(thoroughly=True)
+                arm.inspect(thoroughly=not again)
                 self._with.inputs.freshen(self._with.draw(1 << 31))
 
     def _first_warm_up(self, label: str) -> None:
@@ -248,7 +249,8 @@ class _Run:
         self._mark(label, doing)
         try:
             yield
-            self._with.guard.require_unchanged()
+            with self._with.phases("checks"):
+                self._with.guard.require_unchanged()
         except SessionLost:
             raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything

@@ -62,7 +62,7 @@ class Workers:
     def work(self, session: int | str, task: Task, kind: type[_R], show: Show) -> _R:
         """The result of one worker, without arms that no worker survives."""
         while True:
-            overseer = Overseer(show)
+            overseer = Overseer(show, task)
             sent = self._without_lost(task)
             try:
                 result = self._recorded(session, sent, overseer)

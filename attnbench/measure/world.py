@@ -31,6 +31,7 @@ from attnbench.protocol.verdict import Reason
 PROC = Path("/proc")
 TASKS = PROC / "self" / "task"
 SHOWN = 80  # characters of a setting that a message holds
+MOST_CHILDREN_BYTES = 1 << 16
 LOOKS, LOOK_S = 6, 0.004  # while this thread sleeps so often and long
 LEAST_SHARE = 0.05  # of a processor; others may want it too
 LINGER_S = 1.0  # beside what is still at work after so long nobody can be measured
@@ -179,7 +180,8 @@ def _now(place: tuple[Any, str]) -> Any:
 def tasks() -> set[int]:
     """Threads of this process, native ones too; only Python's own where the system has no /proc."""
     if TASKS.exists():
-        return {int(task.name) for task in TASKS.iterdir()}
+        with os.scandir(TASKS) as threads:
+            return {int(thread.name) for thread in threads}
     return {thread.native_id for thread in threading.enumerate() if thread.native_id is not None}
 
 
@@ -226,12 +228,23 @@ def _go_on(working: set[Path]) -> bool:
 def children() -> set[int]:
     """Child processes of this one; empty where the system does not tell."""
     found: set[int] = set()
-    for task in TASKS.glob("*/children"):
-        try:
-            found.update(map(int, task.read_text().split()))
-        except OSError:
-            continue  # that thread has ended
+    for task in tasks():
+        found.update(_children_of(task))
     return found
+
+
+def _children_of(task: int) -> set[int]:
+    # Not by pathlib: a worker has a hundred threads, and all are looked at around every visit.
+    try:
+        file = os.open(f"{TASKS}/{task}/children", os.O_RDONLY)
+    except OSError:
+        return set()  # that thread has ended, or the system does not tell
+    try:
+        return set(map(int, os.read(file, MOST_CHILDREN_BYTES).split()))
+    except OSError:
+        return set()
+    finally:
+        os.close(file)
 
 
 def _shown(before: Any, now: Any) -> str:

@@ -8,6 +8,8 @@ from torch import Tensor
 from attnbench.methods.base import LayerShape, Method
 from attnbench.methods.exact_cache import ExactCacheLayer
 
+SUMMED_ROWS = 512  # at a time: a sum over all rows for one token occupies a fraction of a GPU
+
 
 def exact_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q kᵀ) v in float64: [B,H,1,D], [B,Hkv,N,D] twice -> [B,H,1,D].
@@ -20,8 +22,17 @@ def exact_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     for head in range(k.shape[1]):
         queries = slice(head * group, (head + 1) * group)
         scores = q[:, queries, 0].double() @ k[:, head].double().mT * scale
-        out[:, queries, 0] = torch.softmax(scores, dim=-1) @ v[:, head].double()
+        out[:, queries, 0] = weighted(torch.softmax(scores, dim=-1), v[:, head].double())
     return out
+
+
+def weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """weights [B,G,N] @ values [B,N,D] -> [B,G,D], a stretch of rows at a time, which are added."""
+    batch, group, rows = weights.shape
+    whole = rows // SUMMED_ROWS * SUMMED_ROWS
+    stretches = weights[..., :whole].reshape(batch, group, -1, SUMMED_ROWS).transpose(1, 2)
+    summed = stretches @ values[:, :whole].reshape(batch, -1, SUMMED_ROWS, values.shape[-1])
+    return summed.sum(dim=1) + weights[..., whole:] @ values[:, whole:]
 
 
 class ReferenceLayer(ExactCacheLayer):

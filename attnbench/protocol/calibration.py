@@ -32,7 +32,8 @@ A, AGAIN, SHAM, OTHER = "A", "A#2", "S", "X"
 # An arm, what it is compared with, and the control of that comparison: none differs from another.
 EQUAL_PAIRS = ((SHAM, A, AGAIN), (AGAIN, A, SHAM), (SHAM, AGAIN, A))
 ENOUGH = 0.8  # of the runs find it
-MEASURING = ("load", "set-up", "warm-up", "timed")  # phases that any way of measuring would have
+# Phases that any way of measuring would have; "untimed" is the warm-up of each visit.
+MEASURING = ("load", "set-up", "warm-up", "untimed", "timed")
 TOTAL = "total"
 WAITED = "waited_us"
 

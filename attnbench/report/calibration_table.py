@@ -142,7 +142,9 @@ def _phases(found: Findings) -> RenderableType:
     table.add_row(*(f"{seconds:.2f}" for seconds in (*known.values(), total)))
     table.add_row(*(f"{seconds / total:.0%}" for seconds in (*known.values(), total)))
     share = ABSENT if found.harness_share is UNSET else f"{found.harness_share:.0%}"
-    said = f"the harness's own share (neither load, set-up, warm-up nor timed steps): {share}"
+    said = (
+        f"the harness's own share (neither load, set-up, warm-up, untimed nor timed steps): {share}"
+    )
     return Group(table, Text(said))
 
 

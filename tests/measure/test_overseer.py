@@ -7,12 +7,13 @@ import random
 import msgspec
 import pytest
 
+from attnbench.errors import WorkerFailed
 from attnbench.measure.events import Doing, Kept, Mark, Pick, Progress
-from attnbench.measure.overseer import MORE_PICKS, Overseer
-from attnbench.measure.tasks import MemoryResult, PilotResult, SessionResult
+from attnbench.measure.overseer import ALWAYS_PROBED, MORE_PICKS, PROBED_SHARE, Overseer
+from attnbench.measure.tasks import MemoryResult, PilotResult, SessionResult, SessionTask
 from attnbench.protocol.cell import Visit
 from tests.measure.fake_workers import FakeWorkers
-from tests.measure.standing import cell, with_arms
+from tests.measure.standing import STEPS, cell, with_arms
 
 BENCH = with_arms("sdpa", "zero_cost")
 
@@ -112,6 +113,35 @@ def test_picks_are_drawn_when_they_are_asked_for_and_not_before():
     assert rng.getstate() == untouched
     overseer(Kept(visits={"a": 3}, layers=1))
     assert rng.getstate() != untouched
+
+
+def spared(session: int, cells: int, rng: random.Random) -> list[bool]:
+    """Whether the arms of a run's session are spared their probes, by the answer to each cell."""
+    planned = tuple(cell(BENCH) for _ in range(cells))
+    task = SessionTask(bench=BENCH, cells=planned, session=session, steps=STEPS)
+    overseer = Overseer(lambda *told: None, task, rng=rng)
+    return [not overseer(Kept(visits={"a": 3}, layers=1)).probe for _ in range(cells)]
+
+
+def test_the_first_sessions_of_a_run_are_all_probed_and_of_the_later_ones_a_share():
+    rng = random.Random(3)
+    assert not any(any(spared(number, 1, rng)) for number in range(ALWAYS_PROBED))
+    later = [spared(number, 1, rng)[0] for number in range(ALWAYS_PROBED, 2000)]
+    assert 1 - PROBED_SHARE - 0.05 < sum(later) / len(later) < 1 - PROBED_SHARE + 0.05
+
+
+def test_that_a_session_is_not_probed_is_told_when_its_last_cell_was_timed():
+    rng = random.Random(4)
+    answers = [spared(9, 3, rng) for _ in range(40)]
+    assert not any(any(answer[:2]) for answer in answers)
+    assert {answer[2] for answer in answers} == {False, True}
+
+
+def test_a_worker_that_leaves_out_the_probes_it_was_asked_for_has_failed():
+    overseer, _, _ = hears()
+    overseer(Kept(visits={"a": 3}, layers=1))
+    with pytest.raises(WorkerFailed, match="left out the probes"):
+        overseer.timed(msgspec.structs.replace(session(()), probed=False))
 
 
 def test_every_visit_gets_the_parents_time_of_its_own_block():

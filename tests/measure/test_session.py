@@ -10,8 +10,8 @@ from attnbench.errors import ModelError
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
 from attnbench.measure.pilot import Trial
-from attnbench.measure.session import walk_cells
-from attnbench.measure.tasks import Fill, SessionResult
+from attnbench.measure.session import run_session, walk_cells
+from attnbench.measure.tasks import Fill, SessionResult, SessionTask
 from attnbench.measure.workbench import checksum
 from attnbench.measure.world import World
 from attnbench.protocol.cell import Mode, Scope
@@ -122,6 +122,23 @@ def test_samples_carry_bandwidth_seed_and_environment():
     assert samples.seed == cell(with_arms("sdpa", "zero_cost")).schedule.seed
     assert samples.environment["fill"] == "synthetic"
     assert samples.environment["threads"] == torch.get_num_threads()
+
+
+def test_a_session_without_probes_says_so_and_has_all_else(monkeypatch):
+    class Spares(Muted):
+        def ask(self, kept):
+            return msgspec.structs.replace(super().ask(kept), probe=False)
+
+    bench = with_arms("sdpa", "zero_cost", bench=msgspec.structs.replace(CPU, model="embedded"))
+    found = run_session(
+        SessionTask(bench=bench, cells=(cell(bench),), session=3, steps=STEPS), Spares()
+    )
+    assert not found.probed
+    assert not found.influence
+    assert not found.replays
+    assert not found.surprises
+    assert set(found.cells[0].checks) == {"sdpa", "zero_cost"}
+    assert "probes" not in found.phases_s
 
 
 def test_kernels_that_should_be_told_and_are_not_are_remarked_on_with_the_reason(monkeypatch):

@@ -190,9 +190,9 @@ def test_memory_that_a_listed_process_takes_is_not_said_twice():
 
 
 def test_readings_that_are_not_given_are_named():
-    found = gpu_state.exposure(("throttle_reasons", "energy_mj"))
+    found = gpu_state.exposure(("throttle_reasons", "power_w"))
     assert found.severity is UNKNOWN
-    assert "throttle_reasons, energy_mj" in found.seen
+    assert "throttle_reasons, power_w" in found.seen
     assert gpu_state.exposure(()).severity is OK
 
 
