@@ -5,7 +5,8 @@ Every session measures its own, with the clock and the threads that the arms get
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
@@ -24,20 +25,41 @@ CUDA_READS, CPU_READS = 20, 4
 LEAST_SHARE = 0.8  # of memory clock times bus width; below it the probe itself is doubtful
 
 
-def read_bandwidth(facts: DeviceFacts, clock: Clock) -> Bandwidth:
-    """Read a buffer that no cache holds several times; raises `DoesNotFit` without room for it."""
+@dataclass(frozen=True)
+class Reader:
+    """One way to read a buffer that no cache holds, compiled."""
+
+    read: Callable[[], object]
+    buffer_bytes: int
+    reads: int
+    how: str
+
+
+def readers(facts: DeviceFacts) -> tuple[Reader, ...]:
+    """Ways to read all of a buffer, each tried once; raises `DoesNotFit` without room for it."""
+    found = _cuda_readers() if facts.kind == "cuda" else (_cpu_reader(facts.memory_free_bytes),)
+    for reader in found:
+        reader.read()
     if facts.kind == "cuda":
-        read_us, buffer_bytes, how = _read_cuda(clock)
-    else:
-        read_us, buffer_bytes, how = _read_cpu(facts.memory_free_bytes, clock)
-    gb_s = buffer_bytes / median(read_us) / 1e3
+        torch.cuda.synchronize()
+    return found
+
+
+def read_bandwidth(facts: DeviceFacts, clock: Clock, ready: Sequence[Reader] = ()) -> Bandwidth:
+    """What the fastest of the `ready` readers, by default of all there are, reaches."""
+    timed = [
+        (clock.time(reader.read, reader.reads).steps_us, reader)
+        for reader in (ready or readers(facts))
+    ]
+    read_us, reader = min(timed, key=lambda each: median(each[0]))
+    gb_s = reader.buffer_bytes / median(read_us) / 1e3
     return Bandwidth(
         gb_s=gb_s,
-        buffer_bytes=buffer_bytes,
+        buffer_bytes=reader.buffer_bytes,
         reads=len(read_us),
         read_us=read_us,
         theoretical_gb_s=facts.theoretical_bandwidth_gb_s,
-        how=how,
+        how=reader.how,
         note=validity(gb_s, facts.theoretical_bandwidth_gb_s),
     )
 
@@ -57,7 +79,7 @@ def validity(gb_s: float, theoretical_gb_s: float) -> str:
     return ""
 
 
-def _read_cuda(clock: Clock) -> tuple[tuple[float, ...], int, str]:
+def _cuda_readers() -> tuple[Reader, ...]:
     from attnbench.kernels.read_bandwidth import configurations, read, whole_rounds
 
     configs = configurations(torch.cuda.get_device_properties(0).multi_processor_count)
@@ -69,25 +91,24 @@ def _read_cuda(clock: Clock) -> tuple[tuple[float, ...], int, str]:
             f"{free_bytes / GIB:.2f} GiB of free GPU memory do not hold a buffer that exceeds L2"
         )
     buffer = torch.ones(elements, dtype=torch.float32, device="cuda")
-    best: tuple[float, ...] = ()
-    how = ""
-    for config in configs:
-        sums = torch.empty(config.programs, dtype=torch.float32, device="cuda")
-        timed = _timed(partial(read, buffer, sums, config), CUDA_READS, clock)
-        if not best or median(timed) < median(best):
-            best, how = timed, f"triton {config}"
-    return best, elements * 4, how
+    return tuple(
+        Reader(
+            read=partial(read, buffer, torch.empty(config.programs, device="cuda"), config),
+            buffer_bytes=elements * 4,
+            reads=CUDA_READS,
+            how=f"triton {config}",
+        )
+        for config in configs
+    )
 
 
-def _read_cpu(free_bytes: int, clock: Clock) -> tuple[tuple[float, ...], int, str]:
+def _cpu_reader(free_bytes: int) -> Reader:
     cache_bytes = last_level_cache_bytes() or UNKNOWN_CACHE_BYTES
     buffer_bytes = min(4 * cache_bytes, CPU_BUFFER_BYTES, free_bytes // 4)
     buffer = torch.ones(buffer_bytes // 4, dtype=torch.float32)
-    read_us = _timed(buffer.sum, CPU_READS, clock)
-    return read_us, buffer.numel() * 4, f"torch.sum, {torch.get_num_threads()} threads"
-
-
-def _timed(read: Callable[[], object], reads: int, clock: Clock) -> tuple[float, ...]:
-    """One read, which compiles the kernel, is not counted."""
-    clock.time(read, 1)
-    return clock.time(read, reads).steps_us
+    return Reader(
+        read=buffer.sum,
+        buffer_bytes=buffer.numel() * 4,
+        reads=CPU_READS,
+        how=f"torch.sum, {torch.get_num_threads()} threads",
+    )

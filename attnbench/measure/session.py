@@ -11,7 +11,7 @@ import msgspec
 import torch
 
 from attnbench.errors import Unsupported
-from attnbench.measure.bandwidth import read_bandwidth
+from attnbench.measure.bandwidth import read_bandwidth, readers
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import DeviceFacts, cpu_facts, cuda_facts, environment
 from attnbench.measure.events import Kept, Talk, Wanted
@@ -44,9 +44,9 @@ def run_session(task: SessionTask, talk: Talk) -> SessionResult:
     """The raw samples of every cell of the task."""
     talk.progress(0, 0, f"loading {task.bench.model}")
     phases = Phases()
-    world = World(torch.device(task.bench.device))
     with ExitStack() as stack:
         with phases("load"):
+            world = World(torch.device(task.bench.device))
             bench = stack.enter_context(open_bench(task.bench))
         world.settle()
         result = walk_cells(bench, task.cells, task.steps, talk, world, phases)
@@ -82,8 +82,11 @@ def walk_cells(
     talk.progress(0, 0, "read bandwidth")
     phases = phases or Phases()
     facts, probe, remarks = worker_device(bench.device)
+    with phases("load"):
+        ready = readers(facts)
     with phases("bandwidth"):
-        bandwidth = read_bandwidth(facts, device_clock(bench.device))
+        bandwidth = read_bandwidth(facts, device_clock(bench.device), ready)
+        del ready  # gigabytes
         bench.reclaim()
     said = {
         **environment(facts),

@@ -1,13 +1,12 @@
 """What stands on a worker's bench: the model, its surveyed layers, and the filled exact cache.
 
-Every arm starts from the same cache. Its hash is recorded once; after each arm's turn a checksum of
+Every arm starts from the same cache. Its hash is recorded once; after each arm's turn a sum of
 every token of every layer tells whether that arm damaged it, and if so it is filled again.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from attnbench.errors import DoesNotFit, ModelError, SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.floor import weight_bytes
+from attnbench.measure.sums import cache_sums, slot_sums, weight_sums
 from attnbench.measure.taps import Echo
 from attnbench.measure.tasks import Bench, Fill, LayerFacts
 from attnbench.methods.base import MethodLayer
@@ -27,7 +27,6 @@ from attnbench.models.adapter import (
     Router,
     SurveyedLayer,
     attention_router,
-    folded_rows,
 )
 from attnbench.models.exact import ExactLayer
 from attnbench.models.info import LoadedModel, check_context
@@ -42,8 +41,6 @@ TEXT_STEPS = 64  # tokens of the text after the prompt, the first to be decoded
 # Rows of a table of inputs, before it starts again: as many as the bytes allow.
 FEWEST_ROWS, MOST_ROWS = 64, 1024
 TABLE_BYTES = {"cuda": 256 << 20, "cpu": 2 << 20}
-PLACE_MULTIPLIER = 0x9E3779B97F4A7C1  # odd: spreads a row's place over 64 bits
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Workbench:
@@ -69,8 +66,7 @@ class Workbench:
         self._fill: Callable[[], None] = self._fill_from_prompt
         self._fill()
         self.cache_sha256 = self.cache.sha256()
-        self._intact = checksum(self.cache)
-        self._folded = folded(self.cache)
+        self._intact = cache_sums(self.cache)
         self._weights = weight_sums(loaded.module)
         self._anatomy = anatomy(loaded.module)
         self.freshen(bench.seed)
@@ -110,15 +106,12 @@ class Workbench:
         """Raise `BrokenArm` where the exact cache, but for the slot that steps write, is not as it
         was after its prefill, or inputs are not as they were handed out.
 
-        `thoroughly`: the slot too, and by a sum that tells rows that changed places.
+        `thoroughly`: the slot too.
         """
-        now = checksum(self.cache)
+        now = cache_sums(self.cache)
         if not thoroughly:  # the slot is zero where the cache is intact
             now -= slot_sums(self.cache, self.bench.context)
-        whole = torch.equal(now, self._intact)
-        if whole and thoroughly:
-            whole = torch.equal(folded(self.cache), self._folded)
-        if not whole:
+        if not torch.equal(now, self._intact):
             raise BrokenArm(
                 "it left the shared cache changed: rows [0, N) or the zeros after them",
                 reason=Reason.CACHE_CHANGED,
@@ -155,8 +148,7 @@ class Workbench:
     def accept_cache(self, fill: Callable[[], None]) -> None:
         """Take the cache as it is now for intact; `fill` makes it so again."""
         self._fill = fill
-        self._intact = checksum(self.cache)
-        self._folded = folded(self.cache)
+        self._intact = cache_sums(self.cache)
 
     def accept_inputs(self) -> None:
         """Take the inputs as they are now for intact, until `freshen` or `hold`."""
@@ -189,9 +181,7 @@ class Workbench:
             raise ModelError("the same prefill did not give the same cache again")
 
     def _is_whole(self) -> bool:
-        return torch.equal(checksum(self.cache), self._intact) and torch.equal(
-            folded(self.cache), self._folded
-        )
+        return torch.equal(cache_sums(self.cache), self._intact)
 
     def _fill_from_prompt(self) -> None:
         if self._prompt is None:
@@ -276,44 +266,6 @@ def refuse_without_full_attention(surveyed: tuple[SurveyedLayer, ...]) -> None:
         )
 
 
-def checksum(cache: ExactCache) -> Tensor:
-    """The bits of every cached tensor added up, [2 * layers] int64, on the device.
-
-    One pass at the speed of memory, cheap enough after every visit, where a cryptographic hash of
-    gigabytes is not. It misses rows that changed places, which `folded` sees.
-    """
-    return torch.stack([bit_sum(rows) for view in cache.views for rows in (view.k, view.v)])
-
-
-def slot_sums(cache: ExactCache, token: int) -> Tensor:
-    """The same of one token's rows alone."""
-    slots = (rows[:, :, token] for view in cache.views for rows in (view.k, view.v))
-    return torch.stack([bit_sum(rows) for rows in slots])
-
-
-def bit_sum(rows: Tensor) -> Tensor:
-    """Rows [.., D] of any dtype -> int64: their bits, read as integers, added up.
-
-    Integers as wide as a row allows: 64 bits need no wider copy to be added up, and may overflow.
-    """
-    width = math.gcd(8, rows.shape[-1] * rows.element_size())
-    return rows.view(INTEGERS[width]).sum(dtype=torch.int64)
-
-
-def folded(cache: ExactCache) -> Tensor:
-    """One number for each of the cache's tensors, int64 [2 * layers].
-
-    Rows that changed places show, which the sums over a token's heads and sequences do not tell.
-    """
-    numbers = []
-    for view in cache.views:
-        for rows in (view.k, view.v):
-            by_row = folded_rows(rows).flatten()
-            places = torch.arange(1, 2 * by_row.numel(), 2, device=by_row.device)
-            numbers.append((by_row * places * PLACE_MULTIPLIER).sum())
-    return torch.stack(numbers)
-
-
 def anatomy(module: torch.nn.Module) -> list[tuple[Any, ...]]:
     """Every part's class, its own forward if an instance has one, and its hooks."""
     return [
@@ -327,19 +279,6 @@ def anatomy(module: torch.nn.Module) -> list[tuple[Any, ...]]:
         )
         for name, part in module.named_modules()
     ]
-
-
-def weight_sums(module: torch.nn.Module) -> Tensor:
-    """The bits of every parameter and buffer added up, int64, on the device."""
-    return torch.stack(
-        [_flat_sum(each.detach()) for each in (*module.parameters(), *module.buffers())]
-    )
-
-
-def _flat_sum(tensor: Tensor) -> Tensor:
-    flat = tensor.reshape(-1)
-    width = math.gcd(8, flat.numel() * flat.element_size())
-    return flat.view(INTEGERS[width]).sum(dtype=torch.int64)
 
 
 def layer_facts(surveyed: tuple[SurveyedLayer, ...]) -> tuple[LayerFacts, ...]:

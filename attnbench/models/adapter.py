@@ -8,6 +8,7 @@ windows come from the survey.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -251,11 +252,26 @@ def _layer_index(module: nn.Module) -> int:
 def folded_rows(rows: Tensor) -> Tensor:
     """[B,Hkv,capacity,D] of any dtype -> int64 [B,Hkv,capacity]: the sum of each row's bits, read
     as integers, times odd random multipliers, modulo 2^64."""
+    words = words_of(rows)
+    return (words * fold_multipliers(words)).sum(dim=-1)
+
+
+def words_of(rows: Tensor) -> Tensor:
+    """The rows' bits as the widest integers that a row holds a whole number of."""
     width = math.gcd(8, rows.shape[-1] * rows.element_size())
-    words = rows.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[width])
+    return rows.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[width])
+
+
+def fold_multipliers(words: Tensor) -> Tensor:
+    """The odd random number of each column of words [.., W]: int64 [W], on their device."""
+    return _multipliers(words.shape[-1], words.device)
+
+
+@functools.cache
+def _multipliers(width: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(FOLD_SEED)
-    multipliers = torch.randint(-(1 << 62), 1 << 62, words.shape[-1:], generator=generator) * 2 + 1
-    return (words * multipliers.to(rows.device)).sum(dim=-1)
+    multipliers = torch.randint(-(1 << 62), 1 << 62, (width,), generator=generator) * 2 + 1
+    return multipliers.to(device)
 
 
 def _empty_rows(shape: LayerShape) -> Tensor:

@@ -32,11 +32,8 @@ def test_the_shared_cache_is_not_what_it_was(name):
     assert not any(map(torch.equal, spoilt.checksums(), honest.checksums()))
 
 
-def test_a_reordered_cache_has_the_checksum_of_sums_that_it_had():
-    from attnbench.measure.workbench import checksum
-
-    honest, spoilt = scene(parse("sdpa")), scene(parse("tests.evil.in_place:ReordersCache"))
-    assert torch.equal(checksum(spoilt.cache), checksum(honest.cache))
+def test_a_reordered_cache_still_gives_the_outputs_it_gave():
+    spoilt = scene(parse("tests.evil.in_place:ReordersCache"))
     assert spoilt.error(spoilt.timed()) < BOUND
 
 

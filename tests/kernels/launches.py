@@ -26,7 +26,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import attnbench.kernels
-from attnbench.kernels import read_bandwidth, ring_decode
+from attnbench.kernels import fold, read_bandwidth, ring_decode
+from attnbench.measure import sums
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape
 from attnbench.methods.split_kv import ring_configurations
@@ -136,6 +137,15 @@ def recorded() -> Iterator[tuple[str, KernelConfig | None, bool, Launch]]:
             decode_once(method.layer(replace(shape, kernel=config)), shape)
             for launch in launches:
                 yield f"{spec} {dtype} D={head_dim}", config, config == configs[0], launch
+    launches.clear()
+    fold.fold(
+        torch.zeros(64, 16, dtype=torch.int64),
+        torch.zeros(16, dtype=torch.int64),
+        torch.zeros(1, dtype=torch.int64),
+        sums.PLACE_MULTIPLIER,
+    )
+    for launch in launches:
+        yield "fold", None, True, launch
     launches.clear()
     config = read_bandwidth.configurations(processors=1)[0]
     buffer = torch.zeros(config.tile * config.programs)

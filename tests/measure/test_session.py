@@ -11,8 +11,8 @@ from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
 from attnbench.measure.pilot import Trial
 from attnbench.measure.session import run_session, walk_cells
+from attnbench.measure.sums import cache_sums
 from attnbench.measure.tasks import Fill, SessionResult, SessionTask
-from attnbench.measure.workbench import checksum
 from attnbench.measure.world import World
 from attnbench.protocol.cell import Mode, Scope
 from tests.measure.simulated import Muted
@@ -79,12 +79,12 @@ def test_a_broken_arm_fails_alone_with_its_reason(broken, kind, said, scope):
 
 def test_what_one_arm_damaged_is_whole_again_for_the_next():
     with standing(with_arms("sdpa")) as bench:
-        before = checksum(bench.cache)
+        before = cache_sums(bench.cache)
         with pytest.raises(BrokenArm):
             BenchArm(bench, arm("Damages").method, None, Scope.STEP, Mode.EAGER)
-        assert not torch.equal(checksum(bench.cache), before)
+        assert not torch.equal(cache_sums(bench.cache), before)
         bench.reclaim()
-        assert torch.equal(checksum(bench.cache), before)
+        assert torch.equal(cache_sums(bench.cache), before)
 
 
 def test_a_prefill_that_differs_the_second_time_stops_the_session():
@@ -99,10 +99,10 @@ def test_a_prefill_that_differs_the_second_time_stops_the_session():
 def test_the_checksum_sees_one_bit_of_one_row(dtype):
     bench = msgspec.structs.replace(with_arms("sdpa"), dtype=dtype)
     with standing(bench) as stands:
-        before = checksum(stands.cache)
+        before = cache_sums(stands.cache)
         row = stands.cache.views[1].v[1, 0, 7].view(torch.int8)
         row[0] ^= 1
-        after = checksum(stands.cache)
+        after = cache_sums(stands.cache)
         assert (before != after).nonzero().tolist() == [[3]]
 
 
@@ -177,7 +177,7 @@ def test_the_pilot_tells_exact_arms_from_arms_that_only_say_so(architecture, dty
 
 def test_an_exact_arm_that_is_wrong_in_its_last_layer_is_seen_and_leaves_the_cache_whole():
     with standing(with_arms("sdpa")) as bench:
-        before = checksum(bench.cache)
+        before = cache_sums(bench.cache)
         bench.reclaim = lambda: None
         failure = (
             Trial(bench, Mode.EAGER, Muted(), World(bench.device))
@@ -185,7 +185,7 @@ def test_an_exact_arm_that_is_wrong_in_its_last_layer_is_seen_and_leaves_the_cac
             .failure
         )
         assert "layer 2" in failure.message
-        assert torch.equal(checksum(bench.cache), before)
+        assert torch.equal(cache_sums(bench.cache), before)
 
 
 def test_an_approximate_arm_may_differ_from_attention():

@@ -1,0 +1,63 @@
+"""Sums that tell whether the cache and the weights are what they were.
+
+Modulo 2^64, on the device. They are cheap enough after every visit, where a cryptographic hash of
+gigabytes is not. Every word of the cache is multiplied by an odd number of its column and by one of
+its row, so that one changed bit shows, and so do rows that changed places.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from attnbench.kernels.fold import fold, takes
+from attnbench.models.adapter import ExactCache, fold_multipliers, folded_rows, words_of
+
+PLACE_MULTIPLIER = 0x9E3779B97F4A7C1  # odd: spreads a row's place over 64 bits
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def cache_sums(cache: ExactCache) -> Tensor:
+    """One number for each of the cache's tensors, int64 [2 * layers]."""
+    tensors = [rows for view in cache.views for rows in (view.k, view.v)]
+    sums = torch.zeros(len(tensors), dtype=torch.int64, device=tensors[0].device)
+    for number, rows in enumerate(tensors):
+        words = words_of(rows)
+        if takes(words):
+            fold(words, fold_multipliers(words), sums[number : number + 1], PLACE_MULTIPLIER)
+        else:
+            sums[number] = _placed(folded_rows(rows), first=0, apart=1).sum()
+    return sums
+
+
+def slot_sums(cache: ExactCache, token: int) -> Tensor:
+    """What one token's rows add to `cache_sums`."""
+    return torch.stack(
+        [
+            _placed(folded_rows(rows[:, :, token]), first=token, apart=rows.shape[2]).sum()
+            for view in cache.views
+            for rows in (view.k, view.v)
+        ]
+    )
+
+
+def weight_sums(module: torch.nn.Module) -> Tensor:
+    """The bits of every parameter and buffer added up, int64, on the device."""
+    return torch.stack(
+        [_flat_sum(each.detach()) for each in (*module.parameters(), *module.buffers())]
+    )
+
+
+def _placed(by_row: Tensor, first: int, apart: int) -> Tensor:
+    """Rows' numbers, times an odd number of each one's place in the whole tensor."""
+    flat = by_row.flatten()
+    places = first + apart * torch.arange(flat.numel(), device=flat.device)
+    return flat * (2 * places + 1) * PLACE_MULTIPLIER
+
+
+def _flat_sum(tensor: Tensor) -> Tensor:
+    flat = tensor.reshape(-1)
+    width = math.gcd(8, flat.numel() * flat.element_size())
+    return flat.view(INTEGERS[width]).sum(dtype=torch.int64)
