@@ -3,12 +3,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 
 from attnbench.kernels.read_bandwidth import ReadConfig, configurations, read, whole_rounds
-from attnbench.measure.bandwidth import read_bandwidth, validity
+from attnbench.measure.bandwidth import Reader, read_bandwidth, readers, validity
 from attnbench.measure.clock import Timing
 from attnbench.measure.device import cpu_facts
 
@@ -32,17 +33,31 @@ def _small_buffer(monkeypatch):
 
 
 @pytest.mark.usefixtures("_small_buffer")
-def test_bandwidth_is_bytes_over_the_median_without_the_first_read():
-    found = read_bandwidth(cpu_facts(), ScriptedClock(9e6, 100.0, 1000.0, 110.0, 90.0))
+def test_bandwidth_is_bytes_over_the_median():
+    found = read_bandwidth(cpu_facts(), ScriptedClock(100.0, 1000.0, 110.0, 90.0))
     assert found.read_us == (100.0, 1000.0, 110.0, 90.0)
     assert found.gb_s == pytest.approx((1 << 20) / 105e-6 / 1e9)
     assert found.buffer_bytes == 1 << 20
     assert found.note == ""
 
 
+@pytest.mark.usefixtures("_small_buffer")
+def test_of_several_readers_which_have_all_read_once_the_fastest_counts():
+    asked = []
+    ready = tuple(
+        Reader(read=partial(asked.append, how), buffer_bytes=1000, reads=2, how=how)
+        for how in ("slow", "fast", "slower")
+    )
+    found = read_bandwidth(cpu_facts(), ScriptedClock(3.0, 3.0, 1.0, 1.0, 4.0, 4.0), ready)
+    assert (found.how, found.gb_s) == ("fast", 1.0)
+    assert asked == ["slow", "slow", "fast", "fast", "slower", "slower"]
+    (reader,) = readers(cpu_facts())
+    assert reader.buffer_bytes == 1 << 20
+
+
 def test_the_buffer_exceeds_every_cache_where_memory_allows(monkeypatch):
     monkeypatch.setattr("attnbench.measure.bandwidth.last_level_cache_bytes", lambda: 1 << 20)
-    found = read_bandwidth(cpu_facts(), ScriptedClock(*[1.0] * 5))
+    found = read_bandwidth(cpu_facts(), ScriptedClock(*[1.0] * 4))
     assert found.buffer_bytes == 4 << 20
 
 
