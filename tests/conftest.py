@@ -1,8 +1,15 @@
-"""Without a CUDA GPU Triton's kernels are interpreted; that is decided before one is imported."""
+"""Without a CUDA GPU Triton's kernels are interpreted; that is decided before one is imported.
+
+A shell starts what runs in its background deaf to Ctrl-C, and its children inherit that: tests that
+interrupt a command would wait for nothing.
+"""
 
 import os
+import signal
 
 import torch
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
