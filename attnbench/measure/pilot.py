@@ -5,6 +5,7 @@ Its times name the baseline and the configurations; they enter no statistic.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import median
 
@@ -20,6 +21,7 @@ from attnbench.measure.session import walk_cells, with_probes
 from attnbench.measure.tasks import (
     ArmFailure,
     ArmPilot,
+    CellPlan,
     Launch,
     PilotResult,
     PilotTask,
@@ -47,7 +49,8 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
     with open_bench(task.bench) as bench:
         world.settle()
         mode = Mode.GRAPH if graphs else Mode.EAGER
-        trial = Trial(bench, mode, talk, world, most=task.configurations)
+        scope = tuned_scope(task.cells)
+        trial = Trial(bench, mode, talk, world, scope=scope, most=task.configurations)
         arms = {arm.label: trial.examine(arm) for arm in task.bench.arms}
         bench.kernels.update(fastest_launches(arms))
         bench.broken.update(found_broken(arms))
@@ -60,16 +63,32 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
         )
 
 
+def tuned_scope(cells: Sequence[CellPlan]) -> Scope:
+    """Where configurations are compared: in the step, where nothing but steps is measured.
+
+    What is fastest between other launches of attention need not be so between other kernels.
+    """
+    return Scope.STEP if {cell.scope for cell in cells} == {Scope.STEP} else Scope.ATTENTION
+
+
 class Trial:
-    """Tries arms in scope attention: whether they run, and how fast with each configuration, or
-    with each of the first `most` (0: all)."""
+    """Tries arms: whether they run, and how fast in `scope` with each configuration, or with each
+    of the first `most` (0: all)."""
 
     def __init__(
-        self, bench: Workbench, mode: Mode, talk: Talk, world: World, *, most: int = 0
+        self,
+        bench: Workbench,
+        mode: Mode,
+        talk: Talk,
+        world: World,
+        *,
+        scope: Scope = Scope.ATTENTION,
+        most: int = 0,
     ) -> None:
         self._bench = bench
         self._most = most
         self._mode = mode
+        self._scope = scope
         self._talk = talk
         self._world = world
         self._clock = device_clock(bench.device)
@@ -108,7 +127,7 @@ class Trial:
         )
 
     def _timed(self, arm: Arm, launch: Launch | None, which: str) -> float | ArmFailure:
-        """Median microseconds of attention of all layers, or why it does not run."""
+        """Median microseconds of a step of the scope, or why it does not run."""
         self._talk.progress(0, 0, f"{arm.label}: configuration {which}")
         self._talk.mark(Mark(arm=arm.label, doing=Doing.SET_UP, cell=0))
         try:
@@ -122,17 +141,21 @@ class Trial:
         return result
 
     def _median_us(self, arm: Arm, launch: Launch | None) -> float:
-        ready = BenchArm(self._bench, arm.method, launch, Scope.ATTENTION, self._mode)
         if parse(arm.method).family is Family.EXACT:
-            first = ready.attend()
-            ready.inspect(
-                thoroughly=True
-            )  # back to the first row, so that a wrong arm leaves a whole cache
-            require_exact(self._bench, first)
+            self._require_exact(arm, launch)
+        scope = Scope.ATTENTION if launch is None else self._scope
+        ready = BenchArm(self._bench, arm.method, launch, scope, self._mode)
         self._clock.time(ready.step, TRIAL_WARMUP)
         steps_us = self._clock.time(ready.step, TRIAL_STEPS).steps_us
         ready.inspect(thoroughly=True)
         return median(steps_us)
+
+    def _require_exact(self, arm: Arm, launch: Launch | None) -> None:
+        ready = BenchArm(self._bench, arm.method, launch, Scope.ATTENTION, self._mode)
+        outputs = ready.attend()
+        # Back to the first row, so that a wrong arm leaves a whole cache.
+        ready.inspect(thoroughly=True)
+        require_exact(self._bench, outputs)
 
 
 def fastest_launches(arms: dict[str, ArmPilot]) -> dict[str, Launch]:

@@ -192,7 +192,7 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task",
 
 
 class TimedLaunch(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel configuration and the median time of attention of all layers with it."""
+    """A kernel configuration and the median time of a step with it, in the scope it is tuned in."""
 
     launch: Launch
     median_us: float

@@ -9,7 +9,7 @@ import torch
 from attnbench.errors import ModelError
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
-from attnbench.measure.pilot import Trial
+from attnbench.measure.pilot import TRIAL_STEPS, Trial, tuned_scope
 from attnbench.measure.session import run_session, walk_cells
 from attnbench.measure.sums import cache_sums
 from attnbench.measure.tasks import Fill, SessionResult, SessionTask
@@ -206,3 +206,33 @@ def test_the_pilot_names_the_fastest_configuration_and_keeps_the_times_of_all():
     assert [refused.launch["splits"] for refused in found.refused] == [7]
     assert found.fastest == found.launches[0].launch
     assert found.failure is None
+
+
+@pytest.mark.parametrize(
+    ("scopes", "tuned"),
+    [
+        ((Scope.STEP,), Scope.STEP),
+        ((Scope.ATTENTION,), Scope.ATTENTION),
+        ((Scope.STEP, Scope.ATTENTION), Scope.ATTENTION),
+    ],
+)
+def test_configurations_are_compared_where_they_are_used(scopes, tuned, monkeypatch):
+    timed = []
+
+    class Noting(BenchArm):
+        def __init__(self, bench, method, launch, scope, mode):
+            super().__init__(bench, method, launch, scope, mode)
+            self._where = scope
+
+        def step(self):
+            timed.append(self._where)
+            return super().step()
+
+    monkeypatch.setattr("attnbench.measure.pilot.BenchArm", Noting)
+    bench = with_arms("Tuned", "sdpa")
+    found = tuned_scope([cell(bench, scope) for scope in scopes])
+    assert found is tuned
+    with standing(bench) as stands:
+        Trial(stands, Mode.EAGER, Muted(), World(stands.device), scope=found).examine(arm("Tuned"))
+    assert set(timed[-TRIAL_STEPS:]) == {tuned}
+    assert timed.count(tuned) >= 2 * TRIAL_STEPS
