@@ -1,6 +1,6 @@
 """Split-KV decode whose tiles are asked for before the kernel in front of it has ended.
 
-The same result as `split_decode`, for compute capability 9.0 and later and 16-bit caches. Each
+The same result as `split_decode`, for compute capability 9.0 and 16-bit caches. Each
 program keeps a ring of tiles that the copy engine (TMA) fills, so that bytes in flight cost no
 registers. In a CUDA graph it is launched as a programmatic dependent of the kernel before it: it
 asks for its first tiles at once, and waits for that kernel only then, to read the length and q.
@@ -50,6 +50,15 @@ def _larger(a, b):
 @gluon.jit
 def _added(a, b):
     return a + b
+
+
+@gluon.jit
+def _length(length_ptr, WARPS: gl.constexpr):
+    """The length as one value for the whole program, also while another kernel writes it: threads
+    that read it at different moments must not go different ways."""
+    everyone: gl.constexpr = gl.BlockedLayout([1], [32], [WARPS], [0])
+    lane = gl.arange(0, 32 * WARPS, layout=everyone)
+    return gl.reduce(gl.load(length_ptr + lane * 0, volatile=True), 0, _larger)
 
 
 @gluon.jit
@@ -134,7 +143,7 @@ def ring_decode_kernel(
 
     if early == 0:
         gdc_wait()
-    cached = gl.load(length_ptr, volatile=True)
+    cached = _length(length_ptr, num_warps)
     first, count = _span(cached, split, SPLITS, BLOCK_N)
     phase = 0
     for s in gl.static_range(TILES):
@@ -147,7 +156,7 @@ def ring_decode_kernel(
     gl.inline_asm_elementwise(
         "fence.proxy.async; mov.u32 $0, 0;", "=r", [], dtype=gl.int32, is_pure=False, pack=1
     )
-    now = gl.load(length_ptr, volatile=True)
+    now = _length(length_ptr, num_warps)
     if now != cached:  # let what was asked for land, turn every barrier once, and ask again
         for s in gl.static_range(TILES):
             mbarrier.arrive(full.index(s), count=1, pred=s >= asked)

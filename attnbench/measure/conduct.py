@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 
 from attnbench.measure.tasks import SessionResult
-from attnbench.protocol.cell import Scope
+from attnbench.protocol.cell import Scope, SessionSamples
 from attnbench.protocol.integrity import Conduct
 
 
@@ -18,7 +19,7 @@ def conduct_of(
     dtype: str,
     exact: bool,
 ) -> Conduct:
-    """Checks of timed and of surprised steps, counts of influence, replays and bytes of `arm`."""
+    """Checks of timed and surprised steps, influence, replays, last steps and bytes of `arm`."""
     cells = [session.cells[cell] for session in sessions]
     timed = [walked.checks.get(arm, ()) for walked in cells]
     surprised = [session.surprises.get(arm, ()) for session in sessions]
@@ -33,9 +34,23 @@ def conduct_of(
             for session in sessions
             if arm in session.replays and baseline in session.replays
         ],
+        last_steps=[
+            (_last_step(walked.samples, arm), _last_step(walked.samples, baseline))
+            for walked in cells
+        ],
         read_bytes=read_bytes,
         exact_bytes=_kv_bytes(sessions, cell, baseline) if read_bytes else 0,
     )
+
+
+def _last_step(samples: SessionSamples, arm: str) -> float:
+    """Median over an arm's visits of the last step's time over the median of all; 1 without any."""
+    shares = [
+        visit.steps_us[-1] / median(visit.steps_us)
+        for visit in samples.visits
+        if visit.arm == arm and len(visit.steps_us) > 1
+    ]
+    return median(shares) if shares else 1.0
 
 
 def _kv_bytes(sessions: Sequence[SessionResult], cell: int, arm: str) -> int:

@@ -65,6 +65,7 @@ class PlannedArm:
     asked_for: bool
     source_sha256: str = ""  # of the method and its kernels, when the run was planned
     pilot_only: bool = False  # timed in the pilot; not worth its place in every session
+    built_in: bool = True  # a control from outside this package is judged like any other method
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,7 @@ def _arms(
             asked_for=wanted,
             source_sha256=source_sha256(runs),
             pilot_only=not wanted and runs.label in PILOT_ONLY[device.type],
+            built_in=type(runs).__module__.startswith("attnbench."),
         )
         _refuse_namesake(arms.setdefault(runs.label, arm), arm)
     return tuple(arms.values()), tuple(skipped)

@@ -141,7 +141,7 @@ class _CellResults:
         failure = self._failure(arm.label)
         if failure is not None:
             return failure_finding(failure.reason, failure.message)
-        if arm.role is Role.CONTROL:
+        if arm.role is Role.CONTROL and self._planned(arm).built_in:
             return None
         return misconduct(
             conduct_of(

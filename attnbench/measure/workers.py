@@ -106,7 +106,7 @@ class Workers:
         try:
             result = overseer.timed(self._watched(task, overseer))
         except KeyboardInterrupt:
-            self._record("aborted", session, cites=(opened,))
+            self._record("aborted", session, cites=(opened,), why="interrupted")
             self._reporter.note(f"interrupted: run {self.run} ends as aborted in the ledger")
             raise
         except AttnbenchError as error:

@@ -12,6 +12,7 @@ import os
 import pkgutil
 import random
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -35,29 +36,14 @@ MOST_CHILDREN_BYTES = 1 << 16
 LOOKS, LOOK_S = 6, 0.004  # while this thread sleeps so often and long
 LEAST_SHARE = 0.05  # of a processor; others may want it too
 LINGER_S = 1.0  # beside what is still at work after so long nobody can be measured
-# What measures, and every method: no name in these modules or in a class of theirs may change its
-# meaning, no function its code.
-INSTRUMENTS = (
-    "measure.clock",
-    "measure.visits",
-    "measure.arms",
-    "measure.taps",
-    "measure.recheck",
-    "measure.influence",
-    "measure.belongings",
-    "measure.phases",
-    "measure.session",
-    "measure.events",
-    "measure.workbench",
-    "methods.reference",
-    "methods.exact_cache",
-    "models.adapter",
-    "models.exact",
-    "models.prefill",
-    "models.step",
-    "models.tables",
-    "stats.warmup",
+PACKAGE = "attnbench"
+TENSOR_NAMES = (
+    *("__matmul__", "clone", "copy_", "cpu", "detach", "double", "flatten", "norm", "reshape"),
+    *("sum", "to", "tolist", "view", "zero_"),
 )
+# What brings in all that measures. No name in this package's modules or in a class of theirs may
+# change its meaning, no function its code.
+ENTRANCES = ("measure.session", "measure.pilot", "measure.nvml", "measure.settings", "kernels.fold")
 
 
 def guarded_names() -> dict[tuple[Any, str], Any]:
@@ -72,8 +58,8 @@ def guarded_names() -> dict[tuple[Any, str], Any]:
         (torch.cuda.Event, ("record", "elapsed_time", "synchronize", "query")),
         (torch.cuda.CUDAGraph, ("replay", "capture_begin", "capture_end")),
         (functional, ("scaled_dot_product_attention", "softmax")),
-        (torch, ("softmax", "matmul", "isfinite", "equal", "set_num_threads")),
-        (torch.Tensor, ("__matmul__", "cpu", "clone", "copy_", "double", "norm", "sum", "zero_")),
+        (torch, ("softmax", "matmul", "isfinite", "equal", "cat", "stack", "set_num_threads")),
+        (torch.Tensor, TENSOR_NAMES),
     )
     named = {(owner, name): getattr(owner, name) for owner, names in owners for name in names}
     for module in _guarded_modules():
@@ -90,11 +76,13 @@ def guarded_names() -> dict[tuple[Any, str], Any]:
 
 def _guarded_modules() -> list[ModuleType]:
     built_in = [f"methods.{found.name}" for found in pkgutil.iter_modules(methods.__path__)]
-    return [importlib.import_module(f"attnbench.{name}") for name in (*INSTRUMENTS, *built_in)]
+    for name in (*ENTRANCES, *built_in):
+        importlib.import_module(f"{PACKAGE}.{name}")
+    return [module for name, module in sys.modules.items() if name.startswith(f"{PACKAGE}.")]
 
 
 def _is_own(kind: type) -> bool:
-    return kind.__module__.startswith("attnbench.")
+    return kind.__module__.startswith(f"{PACKAGE}.")
 
 
 def guarded_code(named: dict[tuple[Any, str], Any]) -> dict[FunctionType, Any]:

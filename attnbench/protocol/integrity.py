@@ -25,6 +25,8 @@ SHARE_TOLERANCE = 0.02  # of tokens: witness against count
 STANDARD_ERRORS = 4.0
 # Of the time on fresh inputs; honest arms stay near 1, but one session alone may be disturbed.
 REPLAY_RATIO, REPLAY_RATIO_OF_ONE = 0.7, 0.35
+# The last step of a visit is the one that is checked: it must cost what the others cost.
+LAST_STEP_RATIO, LAST_STEP_RATIO_OF_ONE = 1.5, 2.0
 LEAST_BYTES = 0.2  # of an exact row, for a token that is attended to: four bits and less overhead
 
 
@@ -79,6 +81,8 @@ class Conduct:
     replays: Sequence[tuple[Replay, Replay]]  # by session: the arm's, and the baseline's
     read_bytes: int  # a step, of the cache alone
     exact_bytes: int  # likewise of an exact arm of this cell
+    # By session: the time of the last step of a visit over that of its others, and the baseline's.
+    last_steps: Sequence[tuple[float, float]] = ()
 
 
 def misconduct(conduct: Conduct) -> Finding | None:
@@ -144,6 +148,12 @@ def _false_witness(conduct: Conduct) -> str:
 
 def _cached(conduct: Conduct) -> str:
     """In every session, since one may be disturbed, and beyond what the baseline shows."""
+    last = [arm / base for arm, base in conduct.last_steps]
+    if last and min(last) > (LAST_STEP_RATIO if len(last) > 1 else LAST_STEP_RATIO_OF_ONE):
+        return (
+            f"the last step of a visit, which is the one that is checked, takes {min(last):.1f} "
+            "times as long as the others: those did not do the work"
+        )
     limit = REPLAY_RATIO if len(conduct.replays) > 1 else REPLAY_RATIO_OF_ONE
     held = [_gain(arm.held_us, arm, base.held_us, base) for arm, base in conduct.replays]
     if held and max(held) < limit:

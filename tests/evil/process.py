@@ -17,7 +17,11 @@ from torch.overrides import _get_current_function_mode_stack
 
 import attnbench.methods.sdpa
 from attnbench.measure.clock import HostClock
+from attnbench.measure.settings import COMPILERS
 from attnbench.methods import reference
+
+# What pytest and compilers note down in the environment.
+NOTES = ("PYTEST_CURRENT_TEST", *COMPILERS)
 
 
 def state() -> dict[str, object]:
@@ -73,7 +77,7 @@ def flags() -> dict[str, object]:
 def share() -> dict[str, object]:
     """What it has of the machine."""
     return {
-        "environment": {n: v for n, v in os.environ.items() if n != "PYTEST_CURRENT_TEST"},
+        "environment": {n: v for n, v in os.environ.items() if not n.startswith(NOTES)},
         "affinity": os.sched_getaffinity(0),
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "running": sorted(t.name for t in threading.enumerate() if t.name.endswith("(burn)")),

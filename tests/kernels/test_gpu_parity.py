@@ -180,8 +180,10 @@ def test_offsets_beyond_two_to_the_31_elements_are_right():
 
 @pytest.mark.parametrize("tokens", [1500, 1408, 129, 128, 1])
 @pytest.mark.parametrize("before", [300, 1500, 0])
-def test_what_the_kernel_in_front_writes_last_is_read(tokens, before):
-    """The length and the newest cached row are written while the kernel behind already runs."""
+@pytest.mark.parametrize("wait_ns", [0, 500, 1000, 2000, 4000, 50_000])
+def test_what_the_kernel_in_front_writes_last_is_read(tokens, before, wait_ns):
+    """The length and the newest cached row are written while the kernel behind already runs, some
+    of its threads perhaps having read the length and others not."""
     shape = replace(HERO, batch=1, heads=4, kv_heads=1, capacity=2048)
     method = registry.parse("flash_decode")
     torch.manual_seed(tokens)
@@ -201,7 +203,7 @@ def test_what_the_kernel_in_front_writes_last_is_read(tokens, before):
     layer.prefill(cache)
 
     def both() -> torch.Tensor:
-        write_late(cache.length.tensor, tokens, newest, late)
+        write_late(cache.length.tensor, tokens, newest, late, wait_ns)
         return layer.decode(new.q, new.k, new.v)
 
     both()
@@ -209,7 +211,7 @@ def test_what_the_kernel_in_front_writes_last_is_read(tokens, before):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = both()
-    for _ in range(20):
+    for _ in range(50):
         cache.length.tensor.fill_(before)
         newest.fill_(float("nan"))
         graph.replay()

@@ -95,6 +95,22 @@ def test_nothing_is_found_where_nothing_was_seen():
     assert misconduct(replace(unseen, checks=[(), ()])) is None
 
 
+@pytest.mark.parametrize(
+    ("last_steps", "found"),
+    [
+        ([(10.0, 1.0)] * 3, Reason.CACHED),
+        ([(1.6, 1.0)] * 2, Reason.CACHED),
+        ([(1.6, 1.0)], None),  # one session may be disturbed
+        ([(2.1, 1.0)], Reason.CACHED),
+        ([(1.4, 1.0)] * 3, None),
+        ([(10.0, 1.0), (1.0, 1.0)], None),
+        ([(10.0, 9.0)] * 3, None),  # the last step costs the baseline as much
+    ],
+)
+def test_the_step_that_is_checked_must_cost_what_the_others_cost(last_steps, found):
+    assert reason(replace(HONEST, last_steps=last_steps)) is found
+
+
 @pytest.mark.parametrize("expected", FALSE)
 def test_what_an_honest_arm_would_not_do_is_void_for_its_reason(expected):
     assert reason(replace(HONEST, **FALSE[expected])) is expected
