@@ -11,7 +11,16 @@ from attnbench.ledger.record import Kind, Record
 
 def find_record(records: Iterable[Record], prefix: str) -> Record:
     """Return the one record whose id begins with `prefix`; raises UnknownRecord."""
-    by_id = {record.id: record for record in records}
+    by_id: dict[str, Record] = {}
+    runs: set[str] = set()
+    for record in records:
+        by_id[record.id] = record
+        runs.add(str(record.body.get("run", "")))
+    if prefix and prefix in runs and prefix not in by_id:
+        raise UnknownRecord(
+            f"{prefix} is a run, not a record",
+            hint=f"`attnbench ledger log --run {prefix}` lists its records.",
+        )
     return by_id[_only_match(by_id, prefix, "record")]
 
 

@@ -42,7 +42,9 @@ from attnbench.protocol.looks import decided, looks_of
 from attnbench.protocol.schedule import SessionSchedule, schedule
 
 _R = TypeVar("_R", bound=TaskResult)
-PILOT_STEPS = StepCounts(warmup_steps=15, untimed_steps=2, timed_steps=10, min_visit_ms=5.0)
+PILOT_STEPS = StepCounts(
+    warmup_steps=15, untimed_steps=2, timed_steps=10, min_visit_ms=5.0, rehearsals=2
+)
 PILOT_BLOCKS = 4
 QUALITY_STEPS = 16
 QUALITY_WINDOWS = 2

@@ -57,10 +57,12 @@ class Pick(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="kept"):
-    """What timed steps left behind is kept: so many visits of each arm, of so many layers."""
+    """What the last steps of visits left behind is kept: so many visits of each arm, of so many
+    layers. `rehearsed`: which of them ended at a step that was drawn from all."""
 
     visits: dict[str, int]
     layers: int
+    rehearsed: dict[str, tuple[int, ...]] = {}
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -45,6 +45,7 @@ def cell_of(plan: Plan, index: int) -> Cell:
 def steps_of(protocol: Protocol) -> StepCounts:
     """Warm-up, untimed and timed steps as the protocol has them."""
     return StepCounts(
+        rehearsals=1,
         warmup_steps=protocol.warmup_steps,
         untimed_steps=protocol.untimed_steps,
         timed_steps=protocol.timed_steps,

@@ -86,7 +86,9 @@ def _asked(api: Any, question: Callable[[], Any]) -> Any:
         return question()
     except api.NVMLError as error:
         raise Unsupported(
-            f"NVML refused: {error}", hint="nvidia-smi tells whether the driver answers"
+            f"NVML refused: {error}",
+            hint="nvidia-smi tells whether there is an NVIDIA GPU here and its driver answers; "
+            "without one, leave --device out",
         ) from error
 
 

@@ -27,7 +27,8 @@ from attnbench.measure.tasks import (
 Heard = Progress | Mark | Kept
 Show = Callable[[int, int, str], None]
 ALWAYS_PROBED, PROBED_SHARE = 3, 0.25  # sessions of a run, and the share of the ones after them
-MORE_PICKS = 2  # of other visits, beside one of every arm that is checked in all layers
+# Of visits, beside every rehearsal, and beside one of every arm that is checked in all layers.
+MORE_PICKS = 2
 
 
 class Overseer:
@@ -93,7 +94,8 @@ class Overseer:
         for arm, visits in kept.visits.items():
             whole, *others = self._rng.sample(range(visits), visits)
             yield from (Pick(arm=arm, visit=whole, layer=layer) for layer in range(kept.layers))
-            for visit in islice(cycle((*others, whole)), MORE_PICKS):
+            rehearsed = [visit for visit in kept.rehearsed.get(arm, ()) if visit < visits]
+            for visit in (*rehearsed, *islice(cycle((*others, whole)), MORE_PICKS)):
                 yield Pick(arm=arm, visit=visit, layer=self._rng.randrange(kept.layers))
 
     def _session(self, result: SessionResult) -> SessionResult:

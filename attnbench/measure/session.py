@@ -197,7 +197,9 @@ class _Cell:
         if not walk.kept:
             return Wanted(picks=())
         visits = {label: len(kept) for label, kept in walk.kept.items()}
-        return talk.ask(Kept(visits=visits, layers=len(self.bench.tables.shapes)))
+        rehearsed = {label: tuple(which) for label, which in walk.rehearsed.items()}
+        layers = len(self.bench.tables.shapes)
+        return talk.ask(Kept(visits=visits, layers=layers, rehearsed=rehearsed))
 
     def _samples(self, walk: Walk) -> SessionSamples:
         schedule = self.plan.schedule

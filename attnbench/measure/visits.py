@@ -2,8 +2,9 @@
 
 Clock, GPU probe and arms are passed in, so that the order can be tested with simulated ones. What
 an arm does wrong costs that arm its place and nobody else: the other arms' blocks stay complete.
-How many steps a visit has, and on which inputs, is drawn when it begins: no arm can know which of
-its steps are timed, or which of those will be looked at.
+How many steps a visit has, and on which inputs, is drawn when it begins. Some visits are
+rehearsals: they end anywhere and are not timed, but looked at. So no arm can know which of its
+steps are timed, and every one of them may be the one that is looked at.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from statistics import median
 from typing import Any, Protocol
 
 from attnbench.errors import AttnbenchError, DoesNotFit, SessionLost
-from attnbench.measure.clock import Clock
+from attnbench.measure.clock import Clock, Timing
 from attnbench.measure.events import Doing, Mark, Talk
-from attnbench.measure.nvml import GpuProbe
+from attnbench.measure.nvml import GpuProbe, State
 from attnbench.measure.phases import Phases
 from attnbench.measure.tasks import ArmFailure, StepCounts
 from attnbench.protocol.cell import Visit
-from attnbench.protocol.schedule import SessionSchedule
+from attnbench.protocol.schedule import GroupSchedule, SessionSchedule
 from attnbench.stats.warmup import warmed_up
 
 EXTRA_UNTIMED = 1  # at most, drawn on top of a visit's untimed steps
 EXTRA_SHARE = 0.25  # of a visit's timed steps, at most, that are drawn on top
+REHEARSAL = -1  # in place of a block's number
 VISIT_PATIENCE = 50.0  # times as long as its warm-up says that a visit lasts
 LEAST_PATIENCE_S = 60.0
 
@@ -81,7 +83,8 @@ class Walk:
     warmup_us: dict[str, tuple[float, ...]] = field(default_factory=dict)
     set_up_us: dict[str, tuple[float, ...]] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
-    kept: dict[str, list[Any]] = field(default_factory=dict)  # by visit
+    kept: dict[str, list[Any]] = field(default_factory=dict)  # by visit, rehearsals among them
+    rehearsed: dict[str, list[int]] = field(default_factory=dict)  # which of those they are
     timed_steps: dict[str, int] = field(default_factory=dict)
     witness: dict[str, dict[str, float]] = field(default_factory=dict)
     read_bytes: dict[str, int] = field(default_factory=dict)
@@ -96,6 +99,7 @@ class Walk:
             self.warmup_us,
             self.set_up_us,
             self.kept,
+            self.rehearsed,
             self.timed_steps,
             self.witness,
             self.read_bytes,
@@ -144,8 +148,9 @@ class _Run:
     def run(self) -> Walk:
         for group, plan in enumerate(self._schedule.groups):
             self._set_up(plan.capture_order)
-            for block in plan.blocks:
-                self._block(group, block.arms)
+            rehearsed = self._rehearsals(plan)
+            for block, rehearsing in zip(plan.blocks, rehearsed, strict=True):
+                self._block(group, block.arms, rehearsing)
             self._take_down()
         return self._walk
 
@@ -187,37 +192,43 @@ class _Run:
         self._walk.timed_steps[label] = visit_length(warmup_us, steps)
         self._walk.read_bytes[label] = arm.read_bytes()
 
-    def _block(self, group: int, arms: Sequence[str]) -> None:
+    def _rehearsals(self, plan: GroupSchedule) -> list[list[str]]:
+        """The arms that rehearse in each block of the group, drawn."""
+        draw = self._with.draw
+        rehearsing: list[list[str]] = [[] for _ in plan.blocks]
+        for label in plan.capture_order:
+            for _ in range(self._with.steps.rehearsals):
+                rehearsing[draw(len(rehearsing))].append(label)
+        return rehearsing
+
+    def _block(self, group: int, arms: Sequence[str], rehearsing: Sequence[str]) -> None:
+        """Every arm's visit in the given order; the rehearsals come at any moment between them."""
         self._with.inputs.freshen(self._with.draw(1 << 31))
-        for position, label in enumerate(arms):
+        turns: list[tuple[str, int | None]] = [(label, n) for n, label in enumerate(arms)]
+        for label in rehearsing:
+            turns.insert(self._with.draw(len(turns) + 1), (label, None))
+        for label, position in turns:
             if label in self._running:
                 with self._contained(label, Doing.TIMED):
-                    self._visit(label, group, position)
-            self._tell(label)
+                    if position is None:
+                        self._rehearse(label)
+                    else:
+                        self._visit(label, group, position)
+            if position is not None:
+                self._tell(label)
         self._blocks += 1
 
-    def _visit(self, label: str, group: int, position: int) -> None:
-        arm, clock, phases, draw = (
-            self._running[label],
-            self._with.clock,
-            self._with.phases,
-            self._with.draw,
-        )
+    def _rehearse(self, label: str) -> None:
+        """A visit like any other to the arm, but one that ends at any of its steps."""
         least = self._walk.timed_steps[label]
-        count = least + draw(ceil(least * EXTRA_SHARE) + 1)
-        untimed = self._with.steps.untimed_steps + draw(EXTRA_UNTIMED + 1)
-        with phases("checks"):
-            before = self._with.probe.read()
-        with phases("untimed"):
-            clock.time(arm.step, untimed)
-        self._mark(label, Doing.TIMED)
-        with phases("timed"):
-            timing = clock.time(arm.step, count)
-        self._mark(label, Doing.VISITED)
-        with phases("checks"):
-            self._walk.kept.setdefault(label, []).append(arm.kept())
-            after = self._with.probe.read()
-            arm.inspect()
+        longest = least + ceil(least * EXTRA_SHARE)
+        self._steps(label, 1 + self._with.draw(longest), REHEARSAL)
+        self._walk.rehearsed.setdefault(label, []).append(len(self._walk.kept[label]) - 1)
+
+    def _visit(self, label: str, group: int, position: int) -> None:
+        least = self._walk.timed_steps[label]
+        count = least + self._with.draw(ceil(least * EXTRA_SHARE) + 1)
+        timing, untimed, before, after = self._steps(label, count, self._blocks)
         self._walk.visits.append(
             Visit(
                 arm=label,
@@ -230,6 +241,26 @@ class _Run:
                 untimed_steps=untimed,
             )
         )
+
+    def _steps(self, label: str, count: int, block: int) -> tuple[Timing, int, State, State]:
+        """Untimed steps and `count` timed ones, of which the last is kept: the times, how many
+        steps were untimed, and the GPU's state before and after."""
+        arm, clock, phases = self._running[label], self._with.clock, self._with.phases
+        untimed = self._with.steps.untimed_steps + self._with.draw(EXTRA_UNTIMED + 1)
+        rehearses = block == REHEARSAL
+        with phases("checks"):
+            before = self._with.probe.read()
+        with phases("checks" if rehearses else "untimed"):
+            clock.time(arm.step, untimed)
+        self._mark(label, Doing.TIMED, block)
+        with phases("checks" if rehearses else "timed"):
+            timing = clock.time(arm.step, count)
+        self._mark(label, Doing.VISITED, block)
+        with phases("checks"):
+            self._walk.kept.setdefault(label, []).append(arm.kept())
+            after = self._with.probe.read()
+            arm.inspect()
+        return timing, untimed, before, after
 
     def _take_down(self) -> None:
         with self._with.phases("checks"):
@@ -260,14 +291,14 @@ class _Run:
         if label in self._walk.failures:
             recover(label, self._walk.failures[label], self._with.reclaim)
 
-    def _mark(self, label: str, doing: Doing) -> None:
+    def _mark(self, label: str, doing: Doing, block: int | None = None) -> None:
         patience_s = self._visit_patience_s(label) if doing in (Doing.TIMED, Doing.VISITED) else 0.0
         self._with.talk.mark(
             Mark(
                 arm=label,
                 doing=doing,
                 cell=self._with.cell,
-                block=self._blocks,
+                block=self._blocks if block is None else block,
                 patience_s=patience_s,
             )
         )

@@ -34,7 +34,12 @@ def parse(spec: str) -> Method:
     """The method that `spec` names, with its parameters; `UsageError` says what is nearest."""
     target, *assignments = (part.strip() for part in spec.split(","))
     method_class = find_class(target)
-    return method_class(**dict(read_parameter(method_class, text) for text in assignments))
+    given = [read_parameter(method_class, text) for text in assignments]
+    values = dict(given)
+    if len(values) < len(given):
+        twice = next(name for name in values if [each for each, _ in given].count(name) > 1)
+        raise UsageError(f"{target} is given {twice!r} more than once", hint="give it once")
+    return method_class(**values)
 
 
 def names() -> tuple[str, ...]:

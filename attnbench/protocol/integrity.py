@@ -34,7 +34,7 @@ REST_OF_STEP = -1  # in place of a layer: all that is not attention
 
 
 class StepCheck(msgspec.Struct, frozen=True, kw_only=True):
-    """The last timed step of one visit, in one layer, against the method's definition.
+    """The last step of one visit or rehearsal, in one layer, against the method's definition.
 
     Relative L2 distances: `error` of all heads together, `worst_head` of the worst one.
     """

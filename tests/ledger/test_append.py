@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import attnbench
 from attnbench.errors import Exit
 from attnbench.ledger import Kind, Ledger, storage, verify
 from attnbench.ledger.faults import (
@@ -22,6 +23,7 @@ from attnbench.ledger.faults import (
     Refused,
     TornTail,
 )
+from attnbench.ledger.source import files_sha256, source_commit
 from tests.ledger.samples import START, ticking_clock
 
 
@@ -310,3 +312,19 @@ def test_a_blob_that_cannot_be_written_leaves_nothing_behind(ledger, monkeypatch
 def test_a_reference_that_leads_nowhere_is_told(ledger, ref):
     with pytest.raises(BadBlob):
         ledger.get_blob(ref)
+
+
+def test_source_that_git_does_not_track_is_named_by_a_hash_of_its_files(tmp_path, monkeypatch):
+    package = tmp_path / "attnbench"
+    (package / "inner").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "inner" / "a.py").write_text("x = 1\n")
+    monkeypatch.setattr(attnbench, "__file__", str(package / "__init__.py"))
+    source_commit.cache_clear()
+    try:
+        before = source_commit()
+        assert before == f"files:{files_sha256(package)}"
+        (package / "inner" / "a.py").write_text("x = 2\n")
+        assert files_sha256(package) != before.removeprefix("files:")
+    finally:
+        source_commit.cache_clear()

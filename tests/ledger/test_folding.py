@@ -140,3 +140,11 @@ def test_a_run_stands_for_its_results_and_a_session_for_none(ledger):
     with pytest.raises(UnknownRecord, match="is a session") as caught:
         find_results(records, session.id)
     assert "a0a0" in caught.value.hint
+
+
+def test_the_id_of_a_run_is_told_from_that_of_a_record(ledger):
+    run = ledger.append(Kind.SESSION, {"run": "abc123abc123", "phase": "opened"})
+    with pytest.raises(UnknownRecord, match="abc123abc123 is a run") as caught:
+        find_record(ledger.records(), "abc123abc123")
+    assert "log --run abc123abc123" in caught.value.hint
+    assert find_record(ledger.records(), run.id[:12]) == run

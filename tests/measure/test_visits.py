@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import random
+from dataclasses import replace
+from itertools import pairwise
+
 import msgspec
 import pytest
 
@@ -133,6 +137,50 @@ def test_what_an_arm_changed_before_it_raised_is_told_in_place_of_what_it_raised
     stage.guard.faults = {1: BrokenArm("it replaced time.time", reason=Reason.PATCHED)}
     walk = stage.walk()
     assert walk.failures["a"].reason == Reason.PATCHED
+
+
+REHEARSED = msgspec.structs.replace(STEPS, timed_steps=8, rehearsals=1)
+
+
+def test_a_rehearsal_is_like_a_visit_ends_earlier_and_is_kept_but_not_timed():
+    stage = Stage(REHEARSED)
+    walk = stage.walk()
+    # With every draw 0 all rehearse in the first block of their group, before its visits, one step.
+    rehearsal_b = ["probe", "time b x2", "time b x1", "probe", "inspect b"]
+    rehearsal_a = ["probe", "time a x2", "time a x1", "probe", "inspect a"]
+    visit_b = ["probe", "time b x2", "time b x8", "probe", "inspect b"]
+    first = stage.log.entries.index("probe")
+    assert stage.log.entries[first : first + 15] == [*rehearsal_b, *rehearsal_a, *visit_b]
+    assert {label: len(kept) for label, kept in walk.kept.items()} == {"a": 5, "b": 5}
+    assert walk.rehearsed == {"a": [0, 3], "b": [0, 3]}
+    assert len(walk.visits) == 6
+    assert {len(visit.steps_us) for visit in walk.visits} == {8}
+
+
+def test_a_rehearsal_ends_at_any_step_of_the_longest_visit_and_comes_at_any_moment():
+    rng = random.Random(5)
+    ends, moments = set(), set()
+    for _ in range(150):
+        stage = Stage(REHEARSED)
+        stage.walker = replace(stage.walker, draw=rng.randrange)
+        stage.walk()
+        timed = [entry for entry in stage.log.entries if entry.startswith("time a x")]
+        counts = [int(entry.removeprefix("time a x")) for entry in timed]
+        visits = [after for before, after in pairwise(counts) if before in (2, 3) and after != 16]
+        ends |= {count for count in visits if count not in (2, 3)}
+        moments.add(tuple(count >= 8 for count in visits))
+    assert ends >= {1, 4, 5, 6, 7, 8, 9, 10}
+    assert len(moments) > 2
+
+
+def test_a_rehearsal_is_not_told_as_a_block_and_its_failure_is_its_arms_alone():
+    stage = Stage(REHEARSED)
+    stage.faults = {"a": {2: BrokenArm("wrong")}}
+    walk = stage.walk()
+    assert {mark.block for mark in stage.talk.marks if mark.doing is Doing.VISITED} >= {-1, 0}
+    assert set(walk.failures) == {"a"}
+    assert "a" not in walk.rehearsed
+    assert {visit.arm for visit in walk.visits} == {"b"}
 
 
 def test_what_the_last_timed_step_of_every_visit_left_is_kept():

@@ -59,6 +59,7 @@ def test_a_label_parses_to_the_method_that_it_names(spec):
         ("int8_kv,impl=tritn", "did you mean triton?"),
         ("random_k,share=2", "is not a share"),
         ("sink_window,window=0", "keeps nothing"),
+        ("sink_window,window=4,window=5", "'window' more than once"),
         ("zero_cost,x=1", "has no parameter 'x'"),
         ("no_such_package.methods:Thing", "cannot import"),
         ("no_such_file.py:Thing", "there is no file"),
