@@ -104,7 +104,8 @@ def calibrate(
         str,
         typer.Option(
             metavar="RUN",
-            help="Only say once more what the closed sessions of a run mean; needs no device.",
+            help="Only say once more what the closed sessions of a run mean, and record that; "
+            "needs no device.",
         ),
     ] = "",
     ledger: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -35,7 +36,7 @@ def takes(words: Tensor) -> bool:
     width = words.shape[-1]
     return (
         words.is_cuda
-        and words.element_size() == 8
+        and words.dtype is torch.int64
         and words.is_contiguous()
         and LEAST_WIDTH <= width <= MOST_WIDTH
         and width & (width - 1) == 0

@@ -2,7 +2,8 @@
 
 Modulo 2^64, on the device. They are cheap enough after every visit, where a cryptographic hash of
 gigabytes is not. Every word of the cache is multiplied by an odd number of its column and by one of
-its row, so that one changed bit shows, and so do rows that changed places.
+its row, so that one changed bit shows, and so do rows that changed places. Weights are only added
+up: a changed one shows, two that changed places do not.
 """
 
 from __future__ import annotations

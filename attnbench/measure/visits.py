@@ -28,6 +28,7 @@ from attnbench.stats.warmup import warmed_up
 
 EXTRA_UNTIMED = 1  # at most, drawn on top of a visit's untimed steps
 EXTRA_SHARE = 0.25  # of a visit's timed steps, at most, that are drawn on top
+GRAINS = 1 << 20  # of a probability
 REHEARSAL = -1  # in place of a block's number
 VISIT_PATIENCE = 50.0  # times as long as its warm-up says that a visit lasts
 LEAST_PATIENCE_S = 60.0
@@ -193,13 +194,20 @@ class _Run:
         self._walk.read_bytes[label] = arm.read_bytes()
 
     def _rehearsals(self, plan: GroupSchedule) -> list[list[str]]:
-        """The arms that rehearse in each block of the group, drawn."""
+        """The arms that rehearse in each block of the group, drawn; the longer an arm's visits are
+        beside the others', the less often it does, so that none costs more than most."""
         draw = self._with.draw
         rehearsing: list[list[str]] = [[] for _ in plan.blocks]
-        for label in plan.capture_order:
+        visit_us = {label: self._visit_us(label) for label in self._running}
+        for label, own_us in visit_us.items():
             for _ in range(self._with.steps.rehearsals):
-                rehearsing[draw(len(rehearsing))].append(label)
+                if draw(GRAINS) * own_us < GRAINS * median(visit_us.values()):
+                    rehearsing[draw(len(rehearsing))].append(label)
         return rehearsing
+
+    def _visit_us(self, label: str) -> float:
+        """About how long a visit of an arm lasts, from its warm-up."""
+        return self._walk.timed_steps[label] * median(self._walk.warmup_us[label])
 
     def _block(self, group: int, arms: Sequence[str], rehearsing: Sequence[str]) -> None:
         """Every arm's visit in the given order; the rehearsals come at any moment between them."""
@@ -304,11 +312,9 @@ class _Run:
         )
 
     def _visit_patience_s(self, label: str) -> float:
-        warmup_us = self._walk.warmup_us.get(label)
-        if not warmup_us:
+        if not self._walk.warmup_us.get(label):
             return 0.0
-        visit_us = self._walk.timed_steps[label] * median(warmup_us)
-        return max(LEAST_PATIENCE_S, VISIT_PATIENCE * visit_us / 1e6)
+        return max(LEAST_PATIENCE_S, VISIT_PATIENCE * self._visit_us(label) / 1e6)
 
     def _tell(self, label: str) -> None:
         self._done += 1

@@ -56,6 +56,7 @@ HEAD_DIMS = (32, 64, 128, 256)
 # warps, tiles of the ring, programs on an SM), the default first.
 RING_CAPABILITY = 9
 RING_SHARED_BYTES = 227 * 1024
+RING_SCRATCH_BYTES = 5 * 1024  # the weights' change of layout, barriers, and what an SM keeps
 RING_HEAD_DIMS = (64, 128)
 RING_MOST_GROUP = 16
 RING_CANDIDATES: Candidates = (
@@ -94,6 +95,8 @@ def ring_configurations(shape: LayerShape, row_bytes: int) -> tuple[KernelConfig
     found = []
     for half, warps, tiles, on_an_sm in RING_CANDIDATES:
         block_n = rows_of(TILE_BYTES // 2 if half else TILE_BYTES, row_bytes)
+        if tiles * block_n * row_bytes + RING_SCRATCH_BYTES > RING_SHARED_BYTES // on_an_sm:
+            continue
         splits = whole_waves(
             pairs=shape.batch * shape.kv_heads,
             at_once=sm_count(shape.device) * on_an_sm,

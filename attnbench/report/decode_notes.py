@@ -29,7 +29,8 @@ def _of_baseline(results: Sequence[ArmResult]) -> Iterator[str]:
     baseline = next((r for r in results if r.role is Role.BASELINE), None)
     if baseline is None:
         return
-    yield f"speed-up: time of {baseline.method} (A, the fastest exact arm here) over the arm's."
+    which = f"{baseline.method} (A, the fastest exact arm of the pilot)"
+    yield f"speed-up: time of {which} over the arm's."
     floor = baseline.floor
     if floor is not UNSET:
         yield (

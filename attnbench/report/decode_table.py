@@ -19,6 +19,7 @@ from rich.text import Text
 
 from attnbench.protocol.cell import Cell, Role
 from attnbench.protocol.result import ArmResult
+from attnbench.protocol.verdict import Verdict
 from attnbench.report.decode_notes import notes
 
 MIB = 1 << 20
@@ -172,8 +173,8 @@ def _floor_multiple(result: ArmResult) -> Text:
 
 
 def _captured(result: ArmResult) -> Text:
-    """Of the way to the ceiling; an arm that went the other way captured nothing."""
-    if result.captured_share is UNSET or result.captured_share < 0:
+    """Of the way to the ceiling, for an arm that surely went it."""
+    if result.captured_share is UNSET or result.verdict.latency != Verdict.FASTER:
         return Text(ABSENT)
     if result.method == CEILING:
         return Text("ceiling")

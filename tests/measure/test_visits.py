@@ -173,6 +173,19 @@ def test_a_rehearsal_ends_at_any_step_of_the_longest_visit_and_comes_at_any_mome
     assert len(moments) > 2
 
 
+def test_an_arm_whose_visits_are_long_beside_the_others_rehearses_less_often():
+    rng = random.Random(7)
+    plan = schedule(("a", "b", "slow"), sessions=1, blocks=4, groups=2, seed=3).sessions[0]
+    found = {"a": 0, "b": 0, "slow": 0}
+    for _ in range(60):
+        stage = Stage(REHEARSED, a=1000.0, b=1000.0, slow=10_000.0)
+        stage.walker = replace(stage.walker, draw=rng.randrange)
+        for label, which in stage.walk(plan).rehearsed.items():
+            found[label] += len(which)
+    assert found["a"] == found["b"] == 120
+    assert 3 <= found["slow"] <= 30  # one of ten, of 120
+
+
 def test_a_rehearsal_is_not_told_as_a_block_and_its_failure_is_its_arms_alone():
     stage = Stage(REHEARSED)
     stage.faults = {"a": {2: BrokenArm("wrong")}}

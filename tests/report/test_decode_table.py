@@ -147,3 +147,12 @@ def test_faster_within_the_margin_reads_negligibly(measured):
     slight = replace(found, statistics=replace(found.statistics, equivalent=True))
     assert "negligibly" in row(printed(decode_table([slight]), WIDE), INT8.label)
     assert "negligibly" not in row(printed(decode_table([found]), WIDE), INT8.label)
+
+
+def test_a_share_of_the_way_is_shown_of_arms_alone_that_are_surely_faster(measured):
+    (arm,) = (result for result in measured if result.arm == INT8.label)
+    verdict = msgspec.structs.replace(arm.verdict, latency="INCONCLUSIVE")
+    undecided = msgspec.structs.replace(arm, verdict=verdict)
+    others = [result for result in measured if result.arm != INT8.label]
+    lines = printed(decode_table([*others, undecided]), WIDE)
+    assert row(lines, INT8.label).split()[-1] == "–"
