@@ -20,10 +20,10 @@ from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.belongings import Left, require_named
 from attnbench.measure.clock import device_clock
 from attnbench.measure.events import Doing, Mark, Talk
+from attnbench.measure.failing import arm_failure, failure_of, recover
 from attnbench.measure.recheck import checked
 from attnbench.measure.taps import Tap
 from attnbench.measure.tasks import ArmFailure, SessionResult
-from attnbench.measure.visits import arm_failure, failure_of, recover
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from attnbench.measure.events import Tell
+from attnbench.measure.failing import arm_failure
 from attnbench.measure.tasks import ArmFailure, Bench, QualityResult, QualityTask
-from attnbench.measure.visits import arm_failure
 from attnbench.models.sources import load
 from attnbench.quality.candidates import Candidate, candidate
 from attnbench.quality.run import QualityCounts, run_quality

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from attnbench.errors import AttnbenchError, WorkerFailed
 from attnbench.measure.events import Tell
+from attnbench.measure.failing import arm_failure
 from attnbench.measure.footprint import Footprint, footprint, resident_bytes
 from attnbench.measure.lifeline import end_with_parent
 from attnbench.measure.tasks import (
@@ -29,7 +30,6 @@ from attnbench.measure.tasks import (
     MemoryResult,
     MemoryTask,
 )
-from attnbench.measure.visits import arm_failure
 from attnbench.measure.workbench import cheap_collections
 from attnbench.methods.base import KernelConfig, LayerShape, MethodLayer
 from attnbench.methods.registry import parse

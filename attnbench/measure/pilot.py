@@ -17,6 +17,7 @@ from attnbench.measure.clock import device_clock
 from attnbench.measure.device import last_level_cache_bytes
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.exactness import require_exact
+from attnbench.measure.failing import arm_failure, failure_of, recover
 from attnbench.measure.session import walk_cells, with_probes
 from attnbench.measure.tasks import (
     ArmFailure,
@@ -28,7 +29,6 @@ from attnbench.measure.tasks import (
     RefusedLaunch,
     TimedLaunch,
 )
-from attnbench.measure.visits import arm_failure, failure_of, recover
 from attnbench.measure.workbench import Workbench, layer_facts, open_bench
 from attnbench.measure.world import World
 from attnbench.methods.base import Family

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from attnbench.errors import SessionLost
 from attnbench.measure.events import Doing, Mark, Pick, Talk, Wanted
+from attnbench.measure.failing import failure_of, recover
 from attnbench.measure.taps import KeptStep, Tap, WholeStep
-from attnbench.measure.visits import Walk, failure_of, recover
+from attnbench.measure.visits import Walk
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape, Method

@@ -16,9 +16,10 @@ from math import ceil
 from statistics import median
 from typing import Any, Protocol
 
-from attnbench.errors import AttnbenchError, DoesNotFit, SessionLost
+from attnbench.errors import SessionLost
 from attnbench.measure.clock import Clock, Timing
 from attnbench.measure.events import Doing, Mark, Talk
+from attnbench.measure.failing import Guard, failure_of, recover
 from attnbench.measure.nvml import GpuProbe, State
 from attnbench.measure.phases import Phases
 from attnbench.measure.tasks import ArmFailure, StepCounts
@@ -64,13 +65,6 @@ class Inputs(Protocol):
 
     def freshen(self, seed: int) -> None:
         """New inputs for every step."""
-
-
-class Guard(Protocol):
-    """The process that the arms share."""
-
-    def require_unchanged(self) -> None:
-        """Put back what the last arm changed, and raise for it."""
 
 
 Setup = Callable[[], RunningArm]
@@ -333,43 +327,3 @@ def visit_length(warmup_us: Sequence[float], steps: StepCounts) -> int:
     warm-up."""
     step_us = median(warmup_us[len(warmup_us) // 2 :])
     return max(steps.timed_steps, ceil(steps.min_visit_ms * 1e3 / step_us))
-
-
-def recover(label: str, outcome: object, reclaim: Callable[[], None]) -> None:
-    """Make the bench whole after an arm's turn; `SessionLost` where the device is lost to all."""
-    try:
-        reclaim()
-    except RuntimeError as error:
-        said = outcome.message if isinstance(outcome, ArmFailure) else str(error)
-        raise SessionLost(
-            f"{label} made the device unusable for every arm: {said}",
-            hint=f"leave {label} out and run again",
-        ) from error
-
-
-def failure_of(error: Exception, during: str, guard: Guard) -> ArmFailure:
-    """The error as data; what the arm changed before it raised is its doing, whatever it raised."""
-    failure = arm_failure(error, during)
-    try:
-        guard.require_unchanged()
-    except SessionLost:
-        raise
-    except AttnbenchError as changed:
-        return failure if failure.reason else arm_failure(changed, during)
-    return failure
-
-
-def arm_failure(error: Exception, during: str) -> ArmFailure:
-    """The error as data; running out of memory is `DoesNotFit` whoever raised it."""
-    kind = type(error).__name__
-    if isinstance(error, AttnbenchError):
-        return ArmFailure(
-            type=kind,
-            message=error.message,
-            hint=error.hint,
-            during=during,
-            reason=str(error.reason),
-        )
-    if kind in ("OutOfMemoryError", "MemoryError"):
-        kind = DoesNotFit.__name__
-    return ArmFailure(type=kind, message=str(error)[:500], hint="", during=during)
