@@ -26,7 +26,7 @@ from attnbench.errors import AttnbenchError, SessionLost
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.clock import HostClock
 from attnbench.measure.settings import flags
-from attnbench.measure.world import LOOK_S, LOOKS, TASKS, World, children, guarded_names
+from attnbench.measure.world import TASKS, World, children, guarded_names
 from attnbench.methods import sdpa
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.reference import exact_attention
@@ -274,17 +274,28 @@ def test_a_thread_left_at_work_ends_the_session_of_the_arm_that_left_it(spinning
 
 
 @pytest.mark.skipif(not TASKS.exists(), reason="the system has no /proc to look threads up in")
-def test_a_thread_that_works_a_little_longer_costs_its_arm_and_nobody_else():
-    world = World(CPU)
-    until = time.monotonic() + LOOKS * LOOK_S + 0.2
+def test_a_thread_that_works_a_little_longer_costs_its_arm_and_nobody_else(monkeypatch):
+    looks_for, seen = world_module._at_work, threading.Event()
+
+    def looking(places):
+        working = looks_for(places)
+        if working:
+            seen.set()
+        return working
 
     def work() -> None:
-        while time.monotonic() < until:
+        while not seen.is_set():
             pass
 
-    threading.Thread(target=work).start()
-    assert blamed(world).reason == Reason.LEFT_RUNNING
-    assert time.monotonic() >= until
+    monkeypatch.setattr(world_module, "_at_work", looking)
+    world = World(CPU)
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert blamed(world).reason == Reason.LEFT_RUNNING
+    finally:
+        seen.set()
+        thread.join()
 
 
 def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
