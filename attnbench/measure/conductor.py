@@ -113,8 +113,9 @@ class Conductor:
 
     def _pilot(self) -> PilotResult:
         arms = tuple(_arm(planned) for planned in self._plan.arms)
-        exact = [arm.label for arm in self._plan.arms if arm.family is Family.EXACT]
-        order = _pilot_schedule(exact, self._plan.request.seed)
+        exact = [arm for arm in self._plan.arms if arm.family is Family.EXACT]
+        first_of_each = [arm.label for arm in exact if not arm.twin]
+        order = _pilot_schedule(first_of_each, self._plan.request.seed)
         task = PilotTask(
             bench=bench_of(self._plan, arms),
             cells=tuple(

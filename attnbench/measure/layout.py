@@ -9,6 +9,8 @@ from attnbench.measure.tasks import Bench, Launch, StepCounts
 from attnbench.protocol.cell import Arm, Cell
 from attnbench.protocol.presets import Protocol
 
+REHEARSALS = 2  # of an arm in a session, on average
+
 
 def bench_of(plan: Plan, arms: Sequence[Arm], kernels: dict[str, Launch] | None = None) -> Bench:
     """Model, cache and these arms, with the configurations chosen for them."""
@@ -45,7 +47,7 @@ def cell_of(plan: Plan, index: int) -> Cell:
 def steps_of(protocol: Protocol) -> StepCounts:
     """Warm-up, untimed and timed steps as the protocol has them."""
     return StepCounts(
-        rehearsals=1,
+        rehearsals=REHEARSALS,
         warmup_steps=protocol.warmup_steps,
         untimed_steps=protocol.untimed_steps,
         timed_steps=protocol.timed_steps,

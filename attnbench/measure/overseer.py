@@ -27,8 +27,9 @@ from attnbench.measure.tasks import (
 Heard = Progress | Mark | Kept
 Show = Callable[[int, int, str], None]
 ALWAYS_PROBED, PROBED_SHARE = 3, 0.25  # sessions of a run, and the share of the ones after them
-# Of visits, beside every rehearsal, and beside one of every arm that is checked in all layers.
+# Of visits, in one layer, beside every rehearsal and one of every arm that is checked in all.
 MORE_PICKS = 2
+REHEARSED_LAYERS = 3  # that are checked of every rehearsal, at most
 
 
 class Overseer:
@@ -95,7 +96,10 @@ class Overseer:
             whole, *others = self._rng.sample(range(visits), visits)
             yield from (Pick(arm=arm, visit=whole, layer=layer) for layer in range(kept.layers))
             rehearsed = [visit for visit in kept.rehearsed.get(arm, ()) if visit < visits]
-            for visit in (*rehearsed, *islice(cycle((*others, whole)), MORE_PICKS)):
+            for visit in rehearsed:
+                layers = self._rng.sample(range(kept.layers), min(REHEARSED_LAYERS, kept.layers))
+                yield from (Pick(arm=arm, visit=visit, layer=layer) for layer in layers)
+            for visit in islice(cycle((*others, whole)), MORE_PICKS):
                 yield Pick(arm=arm, visit=visit, layer=self._rng.randrange(kept.layers))
 
     def _session(self, result: SessionResult) -> SessionResult:

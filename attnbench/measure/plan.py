@@ -26,11 +26,13 @@ SPARE_ROWS = 64  # cache rows beyond the context: every timed step writes only t
 # A process's own needs beside weights and cache: CUDA context, libraries, one layer's workspaces.
 SLACK_BYTES = {"cuda": 2 << 30, "cpu": 1 << 30}
 # PyTorch's reference implementation: many times slower than its fused kernels wherever those run.
-# On a CPU plain `sdpa` is the flash backend, and the slow ways would take a third of the run.
+# On a CPU the slow ways would take a third of the run.
 PILOT_ONLY = {
     "cuda": ("sdpa,backend=math",),
     "cpu": ("sdpa,backend=math", "sdpa,backend=flash", "sdpa_repeat_kv", "eager_repeat_kv"),
 }
+# By arm, the one that runs the same kernel: which of the two is faster is luck.
+TWINS = {"cuda": {}, "cpu": {"sdpa,backend=flash": "sdpa"}}
 PROCESS_START_S = 8.0
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server; only for the minutes that a plan names
@@ -65,6 +67,7 @@ class PlannedArm:
     asked_for: bool
     source_sha256: str = ""  # of the method and its kernels, when the run was planned
     pilot_only: bool = False  # timed in the pilot; not worth its place in every session
+    twin: str = ""  # the arm that runs the same kernel: this one is no baseline beside it
     built_in: bool = True  # a control from outside this package is judged like any other method
 
 
@@ -203,6 +206,7 @@ def _arms(
             asked_for=wanted,
             source_sha256=source_sha256(runs),
             pilot_only=not wanted and runs.label in PILOT_ONLY[device.type],
+            twin="" if wanted else TWINS[device.type].get(runs.label, ""),
             built_in=type(runs).__module__.startswith("attnbench."),
         )
         _refuse_namesake(arms.setdefault(runs.label, arm), arm)

@@ -29,9 +29,9 @@ class Fill(StrEnum):
 class StepCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Steps of a session: `warmup_steps` an arm, then visits of untimed and timed steps.
 
-    A visit has at least `timed_steps` and lasts at least `min_visit_ms`. In each group of blocks an
-    arm has `rehearsals` visits more, which end anywhere, are not timed, and are checked: no step of
-    a visit is safe from being one that is looked at. With `bare`, as harnesses
+    A visit has at least `timed_steps` and lasts at least `min_visit_ms`. Over its groups of blocks
+    an arm has `rehearsals` visits more, on average, which end anywhere, are not timed, and are
+    checked: no step of a visit is safe from being one that is looked at. With `bare`, as harnesses
     do that only call a function again and again: so many warm-up steps, flat or not, then timed
     ones, and nothing in between.
     """

@@ -190,11 +190,12 @@ class _Run:
     def _rehearsals(self, plan: GroupSchedule) -> list[list[str]]:
         """The arms that rehearse in each block of the group, drawn; the longer an arm's visits are
         beside the others', the less often it does, so that none costs more than most."""
-        draw = self._with.draw
+        draw, groups = self._with.draw, len(self._schedule.groups)
+        whole, part = divmod(self._with.steps.rehearsals, groups)
         rehearsing: list[list[str]] = [[] for _ in plan.blocks]
         visit_us = {label: self._visit_us(label) for label in self._running}
         for label, own_us in visit_us.items():
-            for _ in range(self._with.steps.rehearsals):
+            for _ in range(whole + (draw(groups) < part)):
                 if draw(GRAINS) * own_us < GRAINS * median(visit_us.values()):
                     rehearsing[draw(len(rehearsing))].append(label)
         return rehearsing

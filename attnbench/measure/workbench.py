@@ -40,7 +40,7 @@ from attnbench.quality.text import default_text, read_text, windows
 TEXT_STEPS = 64  # tokens of the text after the prompt, the first to be decoded
 # Rows of a table of inputs, before it starts again: as many as the bytes allow.
 FEWEST_ROWS, MOST_ROWS = 64, 1024
-TABLE_BYTES = {"cuda": 256 << 20, "cpu": 2 << 20}
+TABLE_BYTES = {"cuda": 256 << 20, "cpu": 1 << 20}
 
 
 class Workbench:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from attnbench.errors import AttnbenchError, UsageError
 from attnbench.quality.wikitext import has_wikitext_spacing, undo_wikitext_spacing
 
+CHARACTERS_A_TOKEN = 12  # more than any window needs; where a window needs more, all is tokenised
 DOCUMENTED = ("_core", "fft", "lib", "linalg", "ma", "matrixlib", "polynomial")
 
 
@@ -106,10 +107,33 @@ def _decoded(path: Path) -> str:
 def windows(tokenizer: Any, text: Text, tokens: int, count: int, seed: int) -> NDArray[np.int64]:
     """`count` windows of `tokens` token ids each, [count, tokens]; none overlap.
 
-    The gaps between them are drawn from `seed`, over the whole text. No special token is added.
-    Raises TextTooShort, saying how many tokens there are and what fits.
+    Their places are drawn from `seed`, over the whole text. A long text is cut into as many
+    stretches, and a window begins at a word anywhere in each: only that much of it is tokenised.
+    No special token is added. Raises TextTooShort, saying how many tokens there are and what fits.
     """
-    ids = _token_ids(tokenizer, text)
+    characters = tokens * CHARACTERS_A_TOKEN
+    if len(text.text) >= 2 * characters * count:
+        pieces = _pieces(text.text, characters, count, seed)
+        cut = [_ids(tokenizer, piece)[:tokens] for piece in pieces]
+        if all(len(ids) == tokens for ids in cut):
+            return np.stack(cut)
+    return _windows_of_all(tokenizer, text, tokens, count, seed)
+
+
+def _pieces(text: str, characters: int, count: int, seed: int) -> Iterator[str]:
+    """One piece of each of `count` equal stretches of the text, cut to begin with a whole word."""
+    stretch = len(text) // count
+    gaps = np.random.default_rng(seed).integers(0, stretch - characters + 1, size=count)
+    for number, gap in enumerate(gaps):
+        begin = number * stretch + int(gap)
+        yield text[begin : begin + characters].partition(" ")[2]
+
+
+def _windows_of_all(
+    tokenizer: Any, text: Text, tokens: int, count: int, seed: int
+) -> NDArray[np.int64]:
+    """Windows with gaps between them that are drawn from `seed`, of the whole text's tokens."""
+    ids = _ids_of_all(tokenizer, text)
     spare = len(ids) - tokens * count
     if spare < 0:
         raise _too_short(text, len(ids), tokens, count)
@@ -119,8 +143,12 @@ def windows(tokenizer: Any, text: Text, tokens: int, count: int, seed: int) -> N
 
 
 @lru_cache(maxsize=4)
-def _token_ids(tokenizer: Any, text: Text) -> NDArray[np.int64]:
-    encoded = tokenizer(text.text, add_special_tokens=False, verbose=False)
+def _ids_of_all(tokenizer: Any, text: Text) -> NDArray[np.int64]:
+    return _ids(tokenizer, text.text)
+
+
+def _ids(tokenizer: Any, text: str) -> NDArray[np.int64]:
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False)
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 

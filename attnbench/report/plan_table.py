@@ -61,6 +61,8 @@ def _arms(plan: Plan) -> RenderableType:
 
 
 def _note(arm: PlannedArm) -> str:
+    if arm.twin:
+        return f"in the pilot alone: the kernel of {arm.twin}"
     if arm.pilot_only:
         return "in the pilot alone, unless it is the fastest exact arm"
     return "may become the baseline" if arm.family.value == "exact" else ""

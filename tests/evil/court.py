@@ -47,7 +47,7 @@ BASELINE = "sdpa"
 BLOCKS = 4
 # New inputs and replays of them cost most of a session as short as this.
 ROWS, REPLAYS = 24, {"REPLAY_ROUNDS": 2, "REPLAYED_STEPS": 3}
-STEPS = StepCounts(warmup_steps=8, untimed_steps=1, timed_steps=5, min_visit_ms=0.0, rehearsals=1)
+STEPS = StepCounts(warmup_steps=8, untimed_steps=1, timed_steps=5, min_visit_ms=0.0, rehearsals=2)
 CPU = Bench(
     model="embedded",
     dtype="float32",

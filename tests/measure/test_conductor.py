@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -112,6 +113,15 @@ def test_the_fastest_exact_arm_of_the_pilot_is_a_and_a_again(ledger):
         "zero_cost": Role.CONTROL,
     }
     assert "baseline of step · eager: eager_repeat_kv" in told.notes
+
+
+def test_an_arm_with_the_kernel_of_another_is_tried_in_the_pilot_and_never_the_baseline(ledger):
+    workers = FakeWorkers({"sdpa": 1500.0, "eager_repeat_kv": 1600.0, "sdpa,backend=math": 900.0})
+    described = plan()
+    arms = tuple(replace(arm, twin="sdpa") if arm is MATH else arm for arm in described.arms)
+    (cell,) = conduct(ledger, workers, replace(described, arms=arms)).cells
+    assert cell.baseline.label == "sdpa"
+    assert "sdpa,backend=math" in {arm.label for arm in workers.tasks["pilot"].bench.arms}
 
 
 def test_one_slow_visit_does_not_cost_an_arm_the_baseline(ledger):

@@ -82,12 +82,15 @@ def test_of_every_arm_one_visit_is_checked_in_all_layers_and_some_steps_more():
         assert len({pick.visit for pick in own[:3]}) == 1
 
 
-def test_every_rehearsal_is_checked_in_some_layer():
+@pytest.mark.parametrize(("layers", "checked"), [(1, 1), (16, 3)])
+def test_every_rehearsal_is_checked_in_some_layers(layers, checked):
     overseer, _, _ = hears()
-    kept = Kept(visits={"a": 6, "b": 6}, layers=3, rehearsed={"a": (1, 4), "b": (5,)})
+    kept = Kept(visits={"a": 6, "b": 6}, layers=layers, rehearsed={"a": (1, 4), "b": (5,)})
     found = overseer(kept).picks
-    assert {(p.arm, p.visit) for p in found} >= {("a", 1), ("a", 4), ("b", 5)}
-    assert sum(p.arm == "a" for p in found) == 3 + 2 + MORE_PICKS
+    for arm, visit in (("a", 1), ("a", 4), ("b", 5)):
+        seen = {pick.layer for pick in found if (pick.arm, pick.visit) == (arm, visit)}
+        assert len(seen) >= checked
+    assert sum(p.arm == "a" for p in found) == layers + 2 * checked + MORE_PICKS
 
 
 @pytest.mark.parametrize(("visits", "layers"), [(1, 1), (2, 1), (1, 5), (7, 3)])

@@ -205,6 +205,14 @@ def test_the_reference_backend_is_timed_in_the_pilot_alone_unless_asked_for():
     assert pilot_only(asked) == [label for label in slow if label != "sdpa,backend=math"]
 
 
+def test_on_a_cpu_the_flash_backend_is_plain_sdpa_and_no_baseline_beside_it():
+    def twins(found):
+        return {arm.label: arm.twin for arm in found.arms if arm.twin}
+
+    assert twins(plan_decode(request())) == {"sdpa,backend=flash": "sdpa"}
+    assert twins(plan_decode(request(methods=("sdpa,backend=flash",)))) == {}
+
+
 @pytest.mark.parametrize("parameters", ["", ",share=0.25"])
 def test_a_method_of_another_package_keeps_the_target_that_finds_it(parameters):
     target = "tests.measure.odd_methods:Halved"

@@ -139,7 +139,7 @@ def test_what_an_arm_changed_before_it_raised_is_told_in_place_of_what_it_raised
     assert walk.failures["a"].reason == Reason.PATCHED
 
 
-REHEARSED = msgspec.structs.replace(STEPS, timed_steps=8, rehearsals=1)
+REHEARSED = msgspec.structs.replace(STEPS, timed_steps=8, rehearsals=2)
 
 
 def test_a_rehearsal_is_like_a_visit_ends_earlier_and_is_kept_but_not_timed():

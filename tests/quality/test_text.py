@@ -62,13 +62,47 @@ def test_windows_hold_consecutive_tokens_and_never_overlap():
     assert len(np.unique(found)) == 900
 
 
+class NumberTokenizer:
+    """Every word of the text is a number, which is its token."""
+
+    def __init__(self, *, words_a_token=1):
+        self.read = 0
+        self._words = words_a_token
+
+    def __call__(self, text, add_special_tokens, verbose):
+        self.read += len(text)
+        return {"input_ids": [int(word) for word in text.split()][:: self._words]}
+
+
+def numbers(count):
+    return named_text(f"{count} numbers", " ".join(str(n) for n in range(100_000, 100_000 + count)))
+
+
+def test_of_a_long_text_only_what_the_windows_need_is_tokenised():
+    tokenizer, text = NumberTokenizer(), numbers(20_000)
+    found = [windows(tokenizer, text, 10, 3, seed) for seed in range(200)]
+    assert tokenizer.read < 200 * 3 * 10 * 13
+    assert (found[7] == windows(tokenizer, text, 10, 3, 7)).all()
+    assert all((np.diff(each, axis=1) == 1).all() for each in found)
+    assert all(len(np.unique(each)) == 30 for each in found)
+    assert np.min(found) < 100_200
+    assert np.max(found) > 119_800
+
+
+def test_a_long_text_whose_tokens_are_long_is_tokenised_whole():
+    tokenizer, text = NumberTokenizer(words_a_token=10), numbers(2000)
+    found = windows(tokenizer, text, 10, 3, 1)
+    assert tokenizer.read > len(text.text)
+    assert (np.diff(found, axis=1) == 10).all()
+
+
 def test_windows_follow_the_seed_and_reach_the_whole_text():
-    tokenizer, text = WordTokenizer(), words(5000)
+    tokenizer, text = WordTokenizer(), named_text("short words", "w " * 300)
     starts = [windows(tokenizer, text, 10, 3, seed)[:, 0] for seed in range(200)]
     assert (starts[7] == windows(tokenizer, text, 10, 3, 7)[:, 0]).all()
     assert len({tuple(start) for start in starts}) > 190
-    assert np.min(starts) < 200
-    assert np.max(starts) > 4800
+    assert np.min(starts) < 10
+    assert np.max(starts) > 280
 
 
 def test_a_text_of_exactly_the_needed_length_is_cut_from_its_start():
@@ -77,7 +111,7 @@ def test_a_text_of_exactly_the_needed_length_is_cut_from_its_start():
 
 
 def test_a_text_is_tokenised_once():
-    tokenizer, text = WordTokenizer(), words(100)
+    tokenizer, text = WordTokenizer(), words(90)
     for seed in range(5):
         windows(tokenizer, text, 10, 2, seed)
     assert tokenizer.calls == 1

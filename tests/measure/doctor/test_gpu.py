@@ -101,7 +101,7 @@ HIDDEN = [
 ]
 
 
-@pytest.mark.parametrize(("check", "question"), HIDDEN, ids=str)
+@pytest.mark.parametrize(("check", "question"), HIDDEN, ids=[question for _, question in HIDDEN])
 def test_what_a_driver_does_not_tell_is_unknown_and_not_well(check, question):
     assert check(nvml_with(**{question: REFUSED})).severity is UNKNOWN
 
