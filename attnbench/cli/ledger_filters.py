@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -47,7 +48,7 @@ def parse_since(text: str) -> datetime | None:
 
 
 def _has_words(words: str, record: Record) -> bool:
-    cell = " ".join(f"{key}={value}" for key, value in record.body.get("cell", {}).items())
+    cell = " ".join(f"{key}={value}" for key, value in _named(record, "cell").items())
     return all(word.lower() in cell.lower() for word in words.split())
 
 
@@ -58,5 +59,11 @@ def _has_method(method: str, record: Record) -> bool:
 
 
 def _has_verdict(verdict: str, record: Record) -> bool:
-    verdicts = record.body.get("verdict", {}).values()
+    verdicts = _named(record, "verdict").values()
     return not verdict or any(verdict.lower() == str(value).lower() for value in verdicts)
+
+
+def _named(record: Record, member: str) -> Mapping[str, object]:
+    """What a body holds by names there; a body may be of any form."""
+    held = record.body.get(member, {})
+    return held if isinstance(held, Mapping) else {"": held}

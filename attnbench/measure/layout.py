@@ -34,7 +34,7 @@ def cell_of(plan: Plan, index: int) -> Cell:
     """One of the plan's cells, as records name it."""
     scope, mode = plan.cells[index]
     return Cell(
-        model=plan.request.model,
+        model=plan.info.name,
         context=plan.context,
         batch=plan.request.batch,
         dtype=plan.dtype,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -31,6 +32,13 @@ class ModelInfo:
     identity: str
     # Rotary positions go on past `max_context`; a table of learned positions ends there.
     rotary: bool = True
+
+    @property
+    def name(self) -> str:
+        """What to call the model wherever it lies: a folder or file by its own name."""
+        if self.kind not in ("local", "gguf"):
+            return self.spec
+        return Path(self.spec).expanduser().resolve().name
 
 
 @dataclass(frozen=True)

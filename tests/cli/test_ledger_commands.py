@@ -76,6 +76,13 @@ def test_log_lists_what_was_tainted_with_its_standing(attnbench, ledger):
     assert [record["standing"] for record in records] == ["retracted", "tainted"]
 
 
+def test_log_lists_records_whose_verdict_or_cell_is_a_word(attnbench, ledger):
+    ledger.append(Kind.CLAIM, {"claim": "all is caught", "verdict": "SUPPORTED", "cell": "a cell"})
+    assert [r["seq"] for r in listed(attnbench("ledger", "log", "--json"))] == [*range(1, 10)]
+    found = listed(attnbench("ledger", "log", "--json", "--verdict", "supported"))
+    assert [record["seq"] for record in found] == [9]
+
+
 def test_log_says_when_nothing_fits(attnbench, ledger):
     assert "No record of 8" in attnbench("ledger", "log", "--verdict", "slower").out
 

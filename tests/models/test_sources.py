@@ -49,6 +49,12 @@ def test_tied_weights_are_counted_once(tmp_path):
     assert inspect(str(tmp_path)).parameters == untied - 61 * 32
 
 
+def test_a_local_model_has_the_name_of_its_folder_wherever_that_lies(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert {inspect(spec).name for spec in (str(folder), f"{folder}/", ".")} == {folder.name}
+    assert inspect("preset:llama-3.2-1b").name == "preset:llama-3.2-1b"
+
+
 def test_identity_of_shards_depends_on_every_shard(folder):
     model = build("llama", COMMON)
     shutil.rmtree(folder)
