@@ -13,7 +13,7 @@ import msgspec
 
 from attnbench.errors import AttnbenchError
 from attnbench.ledger import Ledger
-from attnbench.measure.chosen import fastest_exact, kernel_choices, takes_part, without_cheats
+from attnbench.measure.chosen import baseline_of, kernel_choices, takes_part, without_cheats
 from attnbench.measure.device import environment
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.layout import bench_of, cell_of, steps_of
@@ -135,7 +135,7 @@ class Conductor:
     def _cell_arms(self, index: int, pilot: PilotResult) -> CellArms:
         scope, mode = self._plan.cells[index]
         cell = cell_of(self._plan, index)
-        baseline = fastest_exact(pilot, index)
+        baseline = baseline_of(pilot, index, self._plan.arms)
         runs = [arm for arm in self._plan.arms if takes_part(arm, pilot, index, baseline)]
         others = [_arm(arm) for arm in runs if arm.label != baseline]
         first = next(_arm(arm) for arm in runs if arm.label == baseline)
@@ -229,10 +229,11 @@ class Conductor:
 
     def _one_of_each(self, pilot: PilotResult) -> tuple[Arm, ...]:
         """Every arm that is in a session of some cell."""
-        cells = [(i, fastest_exact(pilot, i)) for i in range(len(self._plan.cells))]
+        arms = self._plan.arms
+        cells = [(i, baseline_of(pilot, i, arms)) for i in range(len(self._plan.cells))]
         return tuple(
             _arm(arm)
-            for arm in self._plan.arms
+            for arm in arms
             if any(takes_part(arm, pilot, index, baseline) for index, baseline in cells)
         )
 

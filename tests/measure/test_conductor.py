@@ -124,6 +124,29 @@ def test_an_arm_with_the_kernel_of_another_is_tried_in_the_pilot_and_never_the_b
     assert "sdpa,backend=math" in {arm.label for arm in workers.tasks["pilot"].bench.arms}
 
 
+@pytest.mark.parametrize(("quick_in", "baseline"), [(3, "sdpa"), (4, "sdpa,backend=math")])
+def test_an_arm_of_the_pilot_alone_is_the_baseline_where_it_is_faster_in_every_block(
+    ledger, quick_in, baseline
+):
+    class Close(FakeWorkers):
+        def _pilot(self, task):
+            pilot = super()._pilot(task)
+            (cell,) = pilot.session.cells
+            visits = tuple(
+                msgspec.structs.replace(v, steps_us=(990.0 if v.block < quick_in else 1500.0,))
+                if v.arm == MATH.label
+                else msgspec.structs.replace(v, steps_us=(1000.0 if v.arm == "sdpa" else 1100.0,))
+                for v in cell.samples.visits
+            )
+            samples = msgspec.structs.replace(cell.samples, visits=visits)
+            cells = (msgspec.structs.replace(cell, samples=samples),)
+            session = msgspec.structs.replace(pilot.session, cells=cells)
+            return msgspec.structs.replace(pilot, session=session)
+
+    (cell,) = conduct(ledger, Close()).cells
+    assert cell.baseline.label == baseline
+
+
 def test_one_slow_visit_does_not_cost_an_arm_the_baseline(ledger):
     class Stumbling(FakeWorkers):
         def _pilot(self, task):
