@@ -9,6 +9,7 @@ import signal
 
 import torch
 
+os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # as in a worker
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -44,7 +44,9 @@ def calibrate(
     mode: Annotated[
         Mode | None,
         typer.Option(
-            metavar="MODE", help="graph or eager.", show_default="graph on CUDA, eager on a CPU"
+            metavar="MODE",
+            help="graph, eager, or compiled in scope step.",
+            show_default="as in decode",
         ),
     ] = None,
     sessions: Annotated[

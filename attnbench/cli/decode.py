@@ -52,9 +52,9 @@ def decode(
         list[Mode] | None,
         typer.Option(
             metavar="MODE",
-            help="graph: the step captured in a CUDA graph; eager: as called from Python. Repeat "
-            "for both.",
-            show_default="graph on CUDA, eager on a CPU",
+            help="compiled: the model's layers compiled, the step captured in a CUDA graph; graph: "
+            "captured alone; eager: as called from Python. Repeat for several.",
+            show_default="compiled on CUDA, graph in scope attention, eager on a CPU",
         ),
     ] = None,
     protocol: Annotated[

@@ -54,7 +54,7 @@ class BenchArm:
         in_turn: bool = False,
     ) -> None:
         self._bench = bench
-        self._scope = scope
+        self._scope, self._mode = scope, mode
         kernel = None if launch is None else KernelConfig(**launch)
         self.method = parse(method).resolved(bench.device)
         layers = build_layers(self.method, bench.cache, bench.surveyed, kernel)
@@ -63,7 +63,8 @@ class BenchArm:
         step = InTurnStep(self._layers, bench.tables) if in_turn else self._eager_step()
         self._inputs = step if isinstance(step, AttentionStep) else None
         self._whole = step if isinstance(step, DecodeStep) else None
-        self._step: Step = CapturedStep(step) if mode is Mode.GRAPH else step
+        captured = mode is Mode.GRAPH or (mode is Mode.COMPILED and bench.device.type == "cuda")
+        self._step: Step = CapturedStep(step) if captured else step
         self._output: Tensor | tuple[Tensor, ...] = ()
 
     def step(self) -> object:
@@ -146,7 +147,14 @@ class BenchArm:
         bench = self._bench
         if self._scope is Scope.ATTENTION:
             return AttentionStep(self._layers, bench.tables)
-        return DecodeStep(bench.loaded, bench.router, bench.cache, self._layers, bench.token_words)
+        return DecodeStep(
+            bench.loaded,
+            bench.router,
+            bench.cache,
+            self._layers,
+            bench.token_words,
+            bench.compiled if self._mode is Mode.COMPILED else None,
+        )
 
     def _check_attention(self) -> None:
         step = AttentionStep(self._layers, self._bench.tables)

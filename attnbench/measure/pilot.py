@@ -18,7 +18,7 @@ from attnbench.measure.device import last_level_cache_bytes
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.exactness import require_exact
 from attnbench.measure.failing import arm_failure, failure_of, recover
-from attnbench.measure.session import walk_cells, with_probes
+from attnbench.measure.session import compile_for, walk_cells, with_probes
 from attnbench.measure.tasks import (
     ArmFailure,
     ArmPilot,
@@ -45,12 +45,13 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
     """
     talk.progress(0, 0, f"loading {task.bench.model}")
     world = World(torch.device(task.bench.device))
-    graphs = any(plan.mode is Mode.GRAPH for plan in task.cells)
     with open_bench(task.bench) as bench:
+        compile_for(bench, task.cells, talk)
         world.settle()
-        mode = Mode.GRAPH if graphs else Mode.EAGER
         scope = tuned_scope(task.cells)
-        trial = Trial(bench, mode, talk, world, scope=scope, most=task.configurations)
+        trial = Trial(
+            bench, tried_mode(task.cells), talk, world, scope=scope, most=task.configurations
+        )
         arms = {arm.label: trial.examine(arm) for arm in task.bench.arms}
         bench.kernels.update(fastest_launches(arms))
         bench.broken.update(found_broken(arms))
@@ -69,6 +70,12 @@ def tuned_scope(cells: Sequence[CellPlan]) -> Scope:
     What is fastest between other launches of attention need not be so between other kernels.
     """
     return Scope.STEP if {cell.scope for cell in cells} == {Scope.STEP} else Scope.ATTENTION
+
+
+def tried_mode(cells: Sequence[CellPlan]) -> Mode:
+    """The mode in which arms are tried: the one of the cells that is nearest to an engine's."""
+    modes = {cell.mode for cell in cells}
+    return next(mode for mode in (Mode.COMPILED, Mode.GRAPH, Mode.EAGER) if mode in modes)
 
 
 class Trial:

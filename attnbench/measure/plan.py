@@ -34,7 +34,7 @@ PILOT_ONLY = {
 # By arm, the one that runs the same kernel: which of the two is faster is luck.
 TWINS = {"cuda": {}, "cpu": {"sdpa,backend=flash": "sdpa"}}
 PROCESS_START_S = 8.0
-LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0}
+LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server; only for the minutes that a plan names
 
 
@@ -164,12 +164,29 @@ def _context(request: DecodeRequest, info: ModelInfo) -> int:
 
 
 def _cells(request: DecodeRequest, device: str) -> tuple[tuple[Scope, Mode], ...]:
-    modes = request.modes or ((Mode.GRAPH,) if device == "cuda" else (Mode.EAGER,))
-    if Mode.GRAPH in modes and device != "cuda":
+    on_gpu = [mode for mode in request.modes if mode is not Mode.EAGER]
+    if on_gpu and device != "cuda":
         raise Unsupported(
-            "mode graph needs a CUDA GPU", hint="leave --mode out, or use --mode eager"
+            f"mode {on_gpu[0].value} needs a CUDA GPU",
+            hint="leave --mode out, or use --mode eager",
         )
-    return tuple((scope, mode) for scope in request.scopes for mode in modes)
+    return tuple(
+        (scope, mode) for scope in request.scopes for mode in _modes(request, scope, device)
+    )
+
+
+def _modes(request: DecodeRequest, scope: Scope, device: str) -> tuple[Mode, ...]:
+    """The modes of one scope: those asked for, or the one nearest to what an engine runs."""
+    if not request.modes and device != "cuda":
+        return (Mode.EAGER,)
+    if scope is Scope.STEP:
+        return request.modes or (Mode.COMPILED,)
+    modes = tuple(mode for mode in request.modes or (Mode.GRAPH,) if mode is not Mode.COMPILED)
+    if not modes:
+        raise UsageError(
+            "scope attention has nothing to compile", hint="add --mode graph, or use --scope step"
+        )
+    return modes
 
 
 def default_methods(device: str, context: int) -> list[Method]:

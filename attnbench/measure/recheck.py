@@ -22,13 +22,14 @@ from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape, Method
 from attnbench.methods.registry import parse
+from attnbench.protocol.cell import Mode
 from attnbench.protocol.integrity import REST_OF_STEP, StepCheck
 
 MOST = sys.float_info.max  # as JSON has no infinity
 
 
 def rechecked(
-    bench: Workbench, walk: Walk, wanted: Wanted, talk: Talk, world: World
+    bench: Workbench, mode: Mode, walk: Walk, wanted: Wanted, talk: Talk, world: World
 ) -> dict[str, tuple[StepCheck, ...]]:
     """The picked steps of every arm, by label; an arm whose definition raises is dropped."""
     found: dict[str, list[StepCheck]] = defaultdict(list)
@@ -41,7 +42,7 @@ def rechecked(
             method = parse(arm.method).resolved(bench.device)
             for pick in picks:
                 kept: KeptStep = walk.kept[arm.label][pick.visit]
-                found[arm.label] += _step_checks(bench, method, kept, pick)
+                found[arm.label] += _step_checks(bench, mode, method, kept, pick)
             world.require_unchanged()
             bench.require_intact()
         except SessionLost:
@@ -55,12 +56,12 @@ def rechecked(
 
 
 def _step_checks(
-    bench: Workbench, method: Method, kept: KeptStep, pick: Pick
+    bench: Workbench, mode: Mode, method: Method, kept: KeptStep, pick: Pick
 ) -> Iterator[StepCheck]:
     shape = bench.tables.shapes[pick.layer]
     yield checked(bench, method, shape, kept.taps[pick.layer], pick.visit)
     if pick.layer == 0 and kept.step is not None:
-        yield _rest_checked(bench, kept.taps, kept.step, pick.visit)
+        yield _rest_checked(bench, mode, kept.taps, kept.step, pick.visit)
 
 
 @torch.no_grad()
@@ -74,13 +75,15 @@ def checked(bench: Workbench, method: Method, shape: LayerShape, tap: Tap, visit
     return StepCheck(visit=visit, layer=shape.layer, error=error, worst_head=worst_head)
 
 
-def _rest_checked(bench: Workbench, taps: Sequence[Tap], step: WholeStep, visit: int) -> StepCheck:
+def _rest_checked(
+    bench: Workbench, mode: Mode, taps: Sequence[Tap], step: WholeStep, visit: int
+) -> StepCheck:
     """What is not attention: the model once more, with the outputs that its attention gave.
 
     An arm that touches a module between two of its calls shows here, and nowhere else.
     """
     outputs = {s.layer: tap.out for s, tap in zip(bench.tables.shapes, taps, strict=True)}
-    right = bench.logits_given(step.tokens, outputs).double().cpu()
+    right = bench.logits_given(step.tokens, outputs, mode).double().cpu()
     error = _relative((step.logits.double() - right).norm(), right.norm())
     return StepCheck(visit=visit, layer=REST_OF_STEP, error=error, worst_head=error)
 

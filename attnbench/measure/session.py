@@ -48,12 +48,20 @@ def run_session(task: SessionTask, talk: Talk) -> SessionResult:
         with phases("load"):
             world = World(torch.device(task.bench.device))
             bench = stack.enter_context(open_bench(task.bench))
+            compile_for(bench, task.cells, talk)
         world.settle()
         result = walk_cells(bench, task.cells, task.steps, talk, world, phases)
         if result.probed:
             with phases("probes"):
                 result = with_probes(bench, result, task.cells[0].mode, talk, world)
     return msgspec.structs.replace(result, phases_s=phases.seconds())
+
+
+def compile_for(bench: Workbench, cells: tuple[CellPlan, ...], talk: Talk) -> None:
+    """Compile the model where a cell runs it compiled, before an arm can be there."""
+    if any(plan.mode is Mode.COMPILED for plan in cells):
+        talk.progress(0, 0, "compiling the model's layers")
+        bench.compile()
 
 
 def with_probes(
@@ -159,7 +167,7 @@ class _Cell:
         walk = self._walker(talk, world, phases).walk(self.plan.schedule)
         with phases("checks"):
             wanted = self._wanted(walk, talk)
-            checks = rechecked(self.bench, walk, wanted, talk, world)
+            checks = rechecked(self.bench, self.plan.mode, walk, wanted, talk, world)
         samples = CellSamples(
             scope=self.plan.scope,
             mode=self.plan.mode,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -28,9 +28,11 @@ from attnbench.models.adapter import (
     SurveyedLayer,
     attention_router,
 )
+from attnbench.models.compiled import CompiledModel, compiled_model
 from attnbench.models.exact import ExactLayer
 from attnbench.models.info import LoadedModel, check_context
 from attnbench.models.prefill import last_logits, prefill, synthetic_fill
+from attnbench.models.step import DecodeStep
 from attnbench.models.survey import survey
 from attnbench.models.tables import full_attention_shapes, linked, qkv_tables, relink
 from attnbench.protocol.cell import Arm, Mode, Scope
@@ -46,8 +48,13 @@ TABLE_BYTES = {"cuda": 256 << 20, "cpu": 1 << 20}
 class Workbench:
     """Model, cache and inputs of one bench; made by `open_bench`."""
 
-    def __init__(self, bench: Bench, loaded: LoadedModel, router: Router) -> None:
+    compiled: CompiledModel | None = None
+
+    def __init__(
+        self, bench: Bench, loaded: LoadedModel, router: Router, to_the_end: ExitStack
+    ) -> None:
         self.bench = bench
+        self._to_the_end = to_the_end  # contexts that end with the bench
         self.kernels = dict(bench.kernels)
         self.broken = dict(bench.left_out)  # by arm, why it is not to be set up again
         self.loaded = loaded
@@ -67,12 +74,32 @@ class Workbench:
         self._fill()
         self.cache_sha256 = self.cache.sha256()
         self._intact = cache_sums(self.cache)
-        self._weights = weight_sums(loaded.module)
-        self._anatomy = anatomy(loaded.module)
+        self._know_model()
         self.freshen(bench.seed)
 
+    def compile(self) -> None:
+        """Compile the model's layers with exact attention in them: what steps of mode compiled run.
+
+        Raises `Unsupported` where they cannot be compiled.
+        """
+        self.compiled = self._to_the_end.enter_context(compiled_model(self.loaded.module))
+        layers = [ExactLayer(layer.shape, layer.window) for layer in self.surveyed]
+        for layer, view in zip(layers, self.cache.views, strict=True):
+            layer.prefill(view)
+        step = DecodeStep(
+            self.loaded, self.router, self.cache, layers, self.token_words, self.compiled
+        )
+        self.compiled.seal(step)
+        self.clear_slot()
+        self._know_model()
+
+    def _know_model(self) -> None:
+        """Take the model as it is now for intact."""
+        self._weights = weight_sums(self.loaded.module)
+        self._anatomy = anatomy(self.loaded.module)
+
     def set_up(self, arm: Arm, scope: Scope, mode: Mode, *, in_turn: bool = False) -> BenchArm:
-        """The arm with fresh state and workspaces, captured anew in graph mode."""
+        """The arm with fresh state and workspaces, captured anew where the mode captures."""
         if arm.label in self.broken:
             failure = self.broken[arm.label]
             raise BrokenArm(failure.message, hint=failure.hint, reason=failure.reason)
@@ -129,9 +156,11 @@ class Workbench:
             )
 
     @torch.no_grad()
-    def logits_given(self, tokens: Tensor, outputs: Mapping[int, Tensor]) -> Tensor:
+    def logits_given(
+        self, tokens: Tensor, outputs: Mapping[int, Tensor], mode: Mode = Mode.EAGER
+    ) -> Tensor:
         """Logits [B, vocab] after `tokens` [B], attention of each layer having given `outputs`
-        [B,H,1,D]; a sliding layer, which has none, attends exactly."""
+        [B,H,1,D]; a sliding layer, which has none, attends exactly. With the kernels of `mode`."""
         layers: list[MethodLayer] = []
         for layer, view in zip(self.surveyed, self.cache.views, strict=True):
             given = outputs.get(layer.shape.layer)
@@ -141,7 +170,9 @@ class Workbench:
         self.router.decode(layers)
         ids = tokens.to(self.device).view(-1, 1)
         places = torch.full_like(ids, self.cache.length.tokens)
-        logits = last_logits(self.loaded.module, ids, places, PassingCache(self.cache.length))
+        compiled = self.compiled if mode is Mode.COMPILED else None
+        with nullcontext() if compiled is None else compiled.engaged():
+            logits = last_logits(self.loaded.module, ids, places, PassingCache(self.cache.length))
         self.cache.reset(self.bench.context)
         return logits
 
@@ -227,8 +258,12 @@ def open_bench(bench: Bench) -> Iterator[Workbench]:
     try:
         loaded = load(bench.model, torch_dtype(bench), device, bench.seed)
         check_context(loaded.info, bench.context)
-        with attention_router(loaded.module) as router, cheap_collections():
-            yield Workbench(bench, loaded, router)
+        with (
+            attention_router(loaded.module) as router,
+            cheap_collections(),
+            ExitStack() as to_the_end,
+        ):
+            yield Workbench(bench, loaded, router, to_the_end)
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
             f"the model and a cache of {bench.context} tokens for {bench.batch} sequences do not "

@@ -6,6 +6,7 @@ ends here as one event, with its traceback on standard error.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -42,7 +43,11 @@ def main() -> int:
 
 
 def prepare(task: Task) -> None:
-    """Fix what must not differ between sessions: threads and seeds."""
+    """Fix what must not differ between sessions: threads and seeds.
+
+    Compilers work in this thread: processes of theirs would be taken for an arm's.
+    """
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(task.bench.threads)

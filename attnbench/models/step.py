@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from attnbench.errors import DoesNotFit, Unsupported
 from attnbench.methods.base import KernelConfig, Method, MethodLayer
 from attnbench.models.adapter import ExactCache, PassingCache, Router, SurveyedLayer
+from attnbench.models.compiled import CompiledModel
 from attnbench.models.exact import ExactLayer
 from attnbench.models.graph_nodes import KernelList, kernel_list
 from attnbench.models.info import LoadedModel
@@ -63,6 +65,7 @@ class DecodeStep:
 
     `token_words` [T, B + 1] (int64, on the model's device, `linked`) holds the tokens to decode;
     the row is chosen on the device, so that a captured step sees a fresh token at every replay.
+    With `compiled` the model's layers run compiled.
     """
 
     def __init__(
@@ -72,8 +75,10 @@ class DecodeStep:
         cache: ExactCache,
         layers: Sequence[MethodLayer],
         token_words: Tensor,
+        compiled: CompiledModel | None = None,
     ) -> None:
         self.layers = tuple(layers)
+        self._compiled = compiled
         self._module = loaded.module
         self._router = router
         self._passing = PassingCache(cache.length)
@@ -88,7 +93,8 @@ class DecodeStep:
         self._router.decode(self.layers)
         self._tokens.advance()
         ids = self._tokens.row.view(-1, 1)
-        return last_logits(self._module, ids, self._position_ids, self._passing)
+        with nullcontext() if self._compiled is None else self._compiled.engaged():
+            return last_logits(self._module, ids, self._position_ids, self._passing)
 
     @property
     def tokens(self) -> Tensor:

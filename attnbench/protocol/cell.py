@@ -18,7 +18,8 @@ class Mode(StrEnum):
     """How the step is launched; each mode is a cell of its own."""
 
     EAGER = "eager"
-    GRAPH = "graph"
+    GRAPH = "graph"  # captured in a CUDA graph
+    COMPILED = "compiled"  # decoder layers compiled, then captured: of whole steps alone
 
 
 class Role(StrEnum):

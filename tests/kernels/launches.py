@@ -26,7 +26,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import attnbench.kernels
-from attnbench.kernels import fold, read_bandwidth, ring_decode
+from attnbench.kernels import append, fold, read_bandwidth, ring_decode
 from attnbench.measure import sums
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape
@@ -146,6 +146,11 @@ def recorded() -> Iterator[tuple[str, KernelConfig | None, bool, Launch]]:
     )
     for launch in launches:
         yield "fold", None, True, launch
+    launches.clear()
+    rows = torch.zeros(1, 8, 2048, 64, dtype=torch.bfloat16)
+    append.append_row(rows[:, :, :1], rows[:, :, 1:2], rows, rows.clone(), 1024)
+    for launch in launches:
+        yield "append", None, True, launch
     launches.clear()
     config = read_bandwidth.configurations(processors=1)[0]
     buffer = torch.zeros(config.tile * config.programs)

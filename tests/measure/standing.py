@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import msgspec
@@ -58,5 +58,5 @@ def standing(bench: Bench, architecture: str = "llama") -> Iterator[Workbench]:
     """A bench over one of the tiny architectures."""
     model = replace(loaded(architecture), tokenizer=Words())
     model.module.to(bench.device, torch_dtype(bench))
-    with attention_router(model.module) as router:
-        yield Workbench(bench, model, router)
+    with attention_router(model.module) as router, ExitStack() as to_the_end:
+        yield Workbench(bench, model, router, to_the_end)

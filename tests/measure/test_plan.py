@@ -59,23 +59,30 @@ def test_without_a_gpu_a_run_is_float32_eager_on_the_cpu():
     assert (found.context, found.fill) == (1024, Fill.PREFILLED)
 
 
-def test_with_a_gpu_a_run_is_bfloat16_in_a_graph_and_has_the_projects_own_kernel(monkeypatch):
+def test_with_a_gpu_a_run_is_bfloat16_compiled_and_has_the_projects_own_kernel(monkeypatch):
     set_machine(monkeypatch, gpu=True)
     found = plan_decode(request())
     assert (found.device, found.dtype) == ("cuda", "bfloat16")
-    assert found.cells == ((Scope.STEP, Mode.GRAPH),)
+    assert found.cells == ((Scope.STEP, Mode.COMPILED),)
     assert {"flash_decode", "int8_kv,impl=triton", "sdpa,backend=cudnn"} <= set(labels(found))
 
 
 def test_every_scope_is_a_cell_in_every_mode(monkeypatch):
     set_machine(monkeypatch, gpu=True)
     both = request(scopes=tuple(Scope), modes=tuple(Mode))
-    assert plan_decode(both).cells == tuple((s, m) for s in Scope for m in Mode)
+    ways = tuple((s, m) for s in Scope for m in Mode)
+    assert plan_decode(both).cells == ways[:-1]  # attention alone has nothing to compile
+    assert ways[-1] == (Scope.ATTENTION, Mode.COMPILED)
+    scopes = plan_decode(request(scopes=tuple(Scope)))
+    assert scopes.cells == ((Scope.STEP, Mode.COMPILED), (Scope.ATTENTION, Mode.GRAPH))
+    with pytest.raises(UsageError, match="nothing to compile"):
+        plan_decode(request(scopes=(Scope.ATTENTION,), modes=(Mode.COMPILED,)))
 
 
-def test_a_graph_needs_a_gpu():
-    with pytest.raises(Unsupported, match="graph needs a CUDA GPU") as refusal:
-        plan_decode(request(modes=(Mode.GRAPH,)))
+@pytest.mark.parametrize("mode", [Mode.GRAPH, Mode.COMPILED])
+def test_a_captured_mode_needs_a_gpu(mode):
+    with pytest.raises(Unsupported, match=f"{mode} needs a CUDA GPU") as refusal:
+        plan_decode(request(modes=(mode,)))
     assert "--mode" in refusal.value.hint
 
 

@@ -105,7 +105,7 @@ def checked(*methods: str, scope: Scope = Scope.ATTENTION, dtype: str = "float32
             for visit in range(2)
             for layer in range(LAYERS)
         )
-        found = rechecked(stands, walk, Wanted(picks=picks), talk, SimulatedGuard())
+        found = rechecked(stands, Mode.EAGER, walk, Wanted(picks=picks), talk, SimulatedGuard())
         assert stands.cache.sha256() == before
     return found, walk, talk
 
@@ -168,7 +168,7 @@ def test_logits_that_do_not_follow_from_what_attention_returned_are_seen():
         spoilt = replace(kept, step=replace(kept.step, logits=kept.step.logits * 1.01))
         walk = Walk(kept={"sdpa": [spoilt]})
         wanted = Wanted(picks=tuple(Pick(arm="sdpa", visit=0, layer=n) for n in range(LAYERS)))
-        found = rechecked(bench, walk, wanted, Muted(), SimulatedGuard())
+        found = rechecked(bench, Mode.EAGER, walk, wanted, Muted(), SimulatedGuard())
     wrong = {c.layer for c in found["sdpa"] if c.worst_head > ERROR_BOUND["float32"]}
     assert wrong == {REST_OF_STEP}
 
@@ -180,7 +180,7 @@ def test_layers_of_a_model_with_sliding_windows_are_named_as_the_model_names_the
         walk = Walk(kept={"sdpa": [ready.kept()]})
         ready.inspect(thoroughly=True)
         picks = tuple(Pick(arm="sdpa", visit=0, layer=layer) for layer in range(2))
-        found = rechecked(bench, walk, Wanted(picks=picks), Muted(), SimulatedGuard())
+        found = rechecked(bench, Mode.EAGER, walk, Wanted(picks=picks), Muted(), SimulatedGuard())
     assert [check.layer for check in found["sdpa"]] == [1, 3]
     assert worst(found["sdpa"]) < ERROR_BOUND["float32"]
 
@@ -197,7 +197,7 @@ def test_only_what_was_picked_is_checked():
         ready.step()
         walk = Walk(kept={"sdpa": [ready.kept()] * 3, "zero_cost": []})
         wanted = Wanted(picks=(Pick(arm="sdpa", visit=2, layer=1),))
-        found = rechecked(bench, walk, wanted, Muted(), SimulatedGuard())
+        found = rechecked(bench, Mode.EAGER, walk, wanted, Muted(), SimulatedGuard())
     assert {label: [(c.visit, c.layer) for c in own] for label, own in found.items()} == {
         "sdpa": [(2, 1)]
     }

@@ -9,8 +9,8 @@ import torch
 from attnbench.errors import ModelError
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
-from attnbench.measure.pilot import TRIAL_STEPS, Trial, tuned_scope
-from attnbench.measure.session import run_session, walk_cells
+from attnbench.measure.pilot import TRIAL_STEPS, Trial, tried_mode, tuned_scope
+from attnbench.measure.session import compile_for, run_session, walk_cells
 from attnbench.measure.sums import cache_sums
 from attnbench.measure.tasks import Fill, SessionResult, SessionTask
 from attnbench.measure.world import World
@@ -42,6 +42,21 @@ def test_a_session_times_every_visit_of_the_schedule(scope, architecture):
     assert set(walked.samples.warmup_us) == {"sdpa", "eager_repeat_kv", "zero_cost"}
     assert walked.samples.witness["sdpa"]["kept_share"] == 1
     assert walked.samples.witness["zero_cost"]["kept_share"] == 0
+
+
+def test_a_session_in_mode_compiled_checks_steps_and_finds_a_broken_arm():
+    bench = with_arms("sdpa", "zero_cost", "Damages")
+    with standing(bench) as stands:
+        plan = cell(bench, mode=Mode.COMPILED)
+        compile_for(stands, (plan,), Muted())
+        assert stands.compiled.graphs == 3
+        result = walk_cells(stands, (plan,), STEPS, Muted(), World(stands.device))
+    (walked,) = result.cells
+    assert set(walked.failures) == {"Damages"}
+    assert len(walked.samples.visits) == 4 * 2
+    rest = [c for arm in ("sdpa", "zero_cost") for c in walked.checks[arm] if c.layer < 0]
+    assert len(rest) >= 2
+    assert max(check.error for check in rest) < 1e-4
 
 
 def test_the_wall_clock_of_a_visit_holds_its_steps():
@@ -206,6 +221,15 @@ def test_the_pilot_names_the_fastest_configuration_and_keeps_the_times_of_all():
     assert [refused.launch["splits"] for refused in found.refused] == [7]
     assert found.fastest == found.launches[0].launch
     assert found.failure is None
+
+
+def test_arms_are_tried_in_the_mode_that_is_nearest_to_an_engines():
+    def tried(*modes):
+        return tried_mode([cell(with_arms("sdpa", "zero_cost"), mode=mode) for mode in modes])
+
+    assert tried(Mode.EAGER) is Mode.EAGER
+    assert tried(Mode.EAGER, Mode.GRAPH) is Mode.GRAPH
+    assert tried(Mode.GRAPH, Mode.COMPILED, Mode.EAGER) is Mode.COMPILED
 
 
 @pytest.mark.parametrize(

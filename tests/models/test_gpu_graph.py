@@ -5,6 +5,7 @@ import torch
 
 from attnbench.errors import Unsupported
 from attnbench.methods.registry import parse
+from attnbench.models.compiled import compiled_model
 from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, build_layers
 from attnbench.models.tables import linked, qkv_tables
 from tests.models.bench import TOKENS, bench
@@ -17,9 +18,9 @@ pytestmark = [
 METHODS = ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "flash_decode", "int8_kv", "zero_cost"]
 
 
-def step_of(b, method, table):
+def step_of(b, method, table, compiled=None):
     layers = build_layers(parse(method).resolved(torch.device("cuda")), b.cache, b.surveyed)
-    return DecodeStep(b.model, b.router, b.cache, layers, linked(table))
+    return DecodeStep(b.model, b.router, b.cache, layers, linked(table), compiled)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -36,6 +37,24 @@ def test_captured_logits_equal_eager_logits_and_every_replay_sees_a_fresh_token(
         captured.reset()
         torch.testing.assert_close(captured(), expected[0], atol=0.05, rtol=0.02)
     assert (expected[0] - expected[1]).abs().max() > 0.2
+
+
+@pytest.mark.parametrize("name", ["llama-biased", "qwen3", "gemma3"])
+def test_compiled_and_captured_logits_equal_eager_logits_with_fewer_kernels(name):
+    table = prompt(3, 2, seed=1).cuda()
+    with bench(name, device="cuda", dtype=torch.bfloat16) as b:
+        eager = {method: step_of(b, method, table) for method in METHODS}
+        expected = {method: [step().clone() for _ in range(3)] for method, step in eager.items()}
+        plain = CapturedStep(step_of(b, "sdpa", table))
+        with compiled_model(b.model.module) as compiled:
+            compiled.seal(step_of(b, "sdpa", table, compiled))
+            for method in METHODS:
+                captured = CapturedStep(step_of(b, method, table, compiled))
+                for i in range(5):
+                    logits = captured()
+                    torch.testing.assert_close(logits, expected[method][i % 3], atol=0.1, rtol=0.02)
+            captured = CapturedStep(step_of(b, "sdpa", table, compiled))
+            assert 0 < len(captured.kernels()) < 0.75 * len(plain.kernels())
 
 
 def test_captured_attention_equals_eager_attention():

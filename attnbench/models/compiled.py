@@ -1,0 +1,102 @@
+"""Mode compiled: the parts of a decoder compiled once, attention in them one opaque operation.
+
+Every decoder layer is compiled by itself, so that layers of a kind share one graph; rotary angles
+and the last norm too. Nothing is compiled outside `engaged`: prefill and eager steps of the same
+model stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
+
+from attnbench.errors import Unsupported
+from attnbench.models.opaque import NUMBER
+from attnbench.models.siblings import OneProduct, merged_siblings
+
+# What an opaque operation was given and returned is looked at after the step: no buffer of the
+# graph is used twice.
+OPTIONS = {"allow_buffer_reuse": False, "inplace_buffers": False}
+
+
+class CompiledModel:
+    """A model whose decoder can be run compiled; made by `compiled_model`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        options: dict[str, Any] = {**OPTIONS, "post_grad_custom_pre_pass": OneProduct()}
+        self._calls: dict[nn.Module, Callable[..., Any]] = {
+            part: torch.compile(part._call_impl, fullgraph=True, dynamic=False, options=options)
+            for part in compiled_parts(module)
+        }
+        self._sealed = False
+        self.graphs = 0  # compiled so far
+
+    @contextmanager
+    def engaged(self) -> Iterator[None]:
+        """Calls of the model run compiled; once `seal`ed, `Unsupported` where that would compile
+        anything again."""
+        for part, call in self._calls.items():
+            part._compiled_call_impl = call
+        try:
+            with torch.compiler.set_stance("fail_on_recompile" if self._sealed else "default"):
+                yield
+        except RuntimeError as error:
+            if "recompile" not in str(error):
+                raise
+            raise Unsupported(
+                f"the arm would have its layers compiled again: {error}",
+                hint="it changes what the model's layers see; mode graph runs it",
+            ) from error
+        finally:
+            for part in self._calls:
+                part._compiled_call_impl = None
+
+    def seal(self, step: Callable[[], Tensor]) -> None:
+        """Compile all that a step needs, by running it; from then on nothing is compiled.
+
+        Raises `Unsupported` where the model cannot be compiled.
+        """
+        before = counters["stats"]["unique_graphs"]
+        try:
+            with self.engaged():
+                step()
+        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
+            raise Unsupported(
+                f"the model's layers cannot be compiled: {error}", hint="use --mode graph"
+            ) from error
+        self.graphs = counters["stats"]["unique_graphs"] - before
+        self._sealed = True
+
+
+@contextmanager
+def compiled_model(module: nn.Module) -> Iterator[CompiledModel]:
+    """The model with siblings merged and layers numbered, for the length of the context."""
+    attention = [part for part in module.modules() if isinstance(_number(part), int)]
+    with ExitStack() as stack:
+        for part in attention:
+            setattr(part, NUMBER, torch.tensor(_number(part)))
+            stack.callback(delattr, part, NUMBER)
+        stack.enter_context(merged_siblings(module))
+        yield CompiledModel(module)
+
+
+def compiled_parts(module: nn.Module) -> list[nn.Module]:
+    """Decoder layers, and what stands beside them between embedding and head: not torch's own
+    modules, which are one kernel each as it is."""
+    decoder: nn.Module = module.get_decoder()  # type: ignore[operator]
+    parts: list[nn.Module] = []
+    for child in decoder.children():
+        if isinstance(child, nn.ModuleList):
+            parts += child
+        elif not type(child).__module__.startswith("torch.nn."):
+            parts.append(child)
+    return parts
+
+
+def _number(part: nn.Module) -> object:
+    return getattr(part, "layer_idx", None)
