@@ -35,7 +35,7 @@ def conduct_of(
             if arm in session.replays and baseline in session.replays
         ],
         last_steps=[
-            (_last_step(walked.samples, arm), _last_step(walked.samples, baseline))
+            (_last_steps(walked.samples, arm), _last_steps(walked.samples, baseline))
             for walked in cells
         ],
         read_bytes=read_bytes,
@@ -43,14 +43,13 @@ def conduct_of(
     )
 
 
-def _last_step(samples: SessionSamples, arm: str) -> float:
-    """Median over an arm's visits of the last step's time over the median of all; 1 without any."""
-    shares = [
+def _last_steps(samples: SessionSamples, arm: str) -> list[float]:
+    """Of each visit of an arm, the last step's time over the median of all."""
+    return [
         visit.steps_us[-1] / median(visit.steps_us)
         for visit in samples.visits
         if visit.arm == arm and len(visit.steps_us) > 1
     ]
-    return median(shares) if shares else 1.0
 
 
 def _kv_bytes(sessions: Sequence[SessionResult], cell: int, arm: str) -> int:

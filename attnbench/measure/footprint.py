@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from attnbench.errors import Unsupported
 from attnbench.measure.nvml import Nvml, process_bytes
@@ -125,11 +126,20 @@ class CpuFootprint:
 
 def living_storage_bytes(kind: str = "cpu") -> int:
     """Bytes of the distinct storages, on this kind of device, of every tensor that Python's
-    collector tracks; sparse ones have no storage of their own."""
+    collector tracks; sparse ones have no storage of their own, a compiler's stand-ins no memory."""
     tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
-    dense = (tensor for tensor in tensors if tensor.layout is torch.strided)
+    real = (tensor for tensor in tensors if not issubclass(type(tensor), FakeTensor))
+    dense = (tensor for tensor in real if tensor.layout is torch.strided)
     found = (tensor.untyped_storage() for tensor in dense if tensor.device.type == kind)
-    return sum({storage.data_ptr(): storage.nbytes() for storage in found}.values())
+    by_address = {_address(storage): storage.nbytes() for storage in found}
+    return sum(size for address, size in by_address.items() if address is not None)
+
+
+def _address(storage: torch.UntypedStorage) -> int | None:
+    try:
+        return storage.data_ptr()
+    except RuntimeError:  # of a stand-in, which torch does not let one ask
+        return None
 
 
 def resident_bytes() -> int:

@@ -81,8 +81,8 @@ class Conduct:
     replays: Sequence[tuple[Replay, Replay]]  # by session: the arm's, and the baseline's
     read_bytes: int  # a step, of the cache alone
     exact_bytes: int  # likewise of an exact arm of this cell
-    # By session: the time of the last step of a visit over that of its others, and the baseline's.
-    last_steps: Sequence[tuple[float, float]] = ()
+    # By session: the time of each visit's last step over that of its others, and the baseline's.
+    last_steps: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
 
 
 def misconduct(conduct: Conduct) -> Finding | None:
@@ -148,12 +148,9 @@ def _false_witness(conduct: Conduct) -> str:
 
 def _cached(conduct: Conduct) -> str:
     """In every session, since one may be disturbed, and beyond what the baseline shows."""
-    last = [arm / base for arm, base in conduct.last_steps]
-    if last and min(last) > (LAST_STEP_RATIO if len(last) > 1 else LAST_STEP_RATIO_OF_ONE):
-        return (
-            f"the last step of a visit, which is the one that is checked, takes {min(last):.1f} "
-            "times as long as the others: those did not do the work"
-        )
+    late = _last_steps_late(conduct)
+    if late:
+        return late
     limit = REPLAY_RATIO if len(conduct.replays) > 1 else REPLAY_RATIO_OF_ONE
     held = [_gain(arm.held_us, arm, base.held_us, base) for arm, base in conduct.replays]
     if held and max(held) < limit:
@@ -174,6 +171,28 @@ def _cached(conduct: Conduct) -> str:
             "come just before the step: steps are computed ahead"
         )
     return ""
+
+
+def _last_steps_late(conduct: Conduct) -> str:
+    """What disturbs a machine makes steps slower, never quicker: so the quicker visits speak, the
+    lower quarter of each session's, and where there is one session alone the quickest."""
+    alone = len(conduct.last_steps) == 1
+    limit = LAST_STEP_RATIO_OF_ONE if alone else LAST_STEP_RATIO
+    found = [
+        (_quicker(arm, alone=alone), _quicker(base, alone=alone))
+        for arm, base in conduct.last_steps
+    ]
+    if not found or min(arm / base for arm, base in found) <= limit:
+        return ""
+    return (
+        f"the last step of a visit, which is the one that is checked, takes "
+        f"{min(arm for arm, _ in found):.1f} times as long as the others: those did not do the work"
+    )
+
+
+def _quicker(shares: Sequence[float], *, alone: bool) -> float:
+    """The lowest, or the quarter from below; 1 without any."""
+    return sorted(shares)[0 if alone else len(shares) // 4] if shares else 1.0
 
 
 def _gain(

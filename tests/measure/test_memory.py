@@ -131,3 +131,13 @@ def test_threads_that_the_parent_has_used_do_not_hang_its_forked_children():
         assert figures("sdpa").arms["sdpa"].reachable_bytes == EXACT_BYTES
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_compilers_stand_in_takes_no_memory():
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    before = living_storage_bytes()
+    with FakeTensorMode():
+        stand_in = torch.empty(1 << 20)
+    assert living_storage_bytes() == before
+    assert stand_in.numel() == 1 << 20

@@ -10,7 +10,7 @@ from attnbench.errors import ModelError
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
 from attnbench.measure.pilot import TRIAL_STEPS, Trial, tried_mode, tuned_scope
-from attnbench.measure.session import compile_for, run_session, walk_cells
+from attnbench.measure.session import compile_for, run_session, walk_cells, with_probes
 from attnbench.measure.sums import cache_sums
 from attnbench.measure.tasks import Fill, SessionResult, SessionTask
 from attnbench.measure.world import World
@@ -50,9 +50,14 @@ def test_a_session_in_mode_compiled_checks_steps_and_finds_a_broken_arm():
         plan = cell(bench, mode=Mode.COMPILED)
         compile_for(stands, (plan,), Muted())
         assert stands.compiled.graphs == 3
-        result = walk_cells(stands, (plan,), STEPS, Muted(), World(stands.device))
+        world = World(stands.device)
+        result = walk_cells(stands, (plan,), STEPS, Muted(), world)
+        result = with_probes(stands, result, plan.mode, Muted(), world)
     (walked,) = result.cells
     assert set(walked.failures) == {"Damages"}
+    assert result.failures == {}
+    assert result.influence["sdpa"].counted == 1.0
+    assert set(result.replays) == set(result.surprises) == {"sdpa", "zero_cost"}
     assert len(walked.samples.visits) == 4 * 2
     rest = [c for arm in ("sdpa", "zero_cost") for c in walked.checks[arm] if c.layer < 0]
     assert len(rest) >= 2

@@ -98,13 +98,18 @@ def test_nothing_is_found_where_nothing_was_seen():
 @pytest.mark.parametrize(
     ("last_steps", "found"),
     [
-        ([(10.0, 1.0)] * 3, Reason.CACHED),
-        ([(1.6, 1.0)] * 2, Reason.CACHED),
-        ([(1.6, 1.0)], None),  # one session may be disturbed
-        ([(2.1, 1.0)], Reason.CACHED),
-        ([(1.4, 1.0)] * 3, None),
-        ([(10.0, 1.0), (1.0, 1.0)], None),
-        ([(10.0, 9.0)] * 3, None),  # the last step costs the baseline as much
+        ([([10.0] * 12, [1.0] * 12)] * 3, Reason.CACHED),
+        ([([1.6] * 4, [1.0] * 4)] * 2, Reason.CACHED),
+        ([([1.6] * 4, [1.0] * 4)], None),  # one session may be disturbed
+        ([([2.1] * 4, [1.0] * 4)], Reason.CACHED),
+        ([([1.4] * 4, [1.0] * 4)] * 3, None),
+        ([([10.0] * 4, [1.0] * 4), ([1.0] * 4, [1.0] * 4)], None),
+        ([([10.0] * 4, [9.0] * 4)] * 3, None),  # the last step costs the baseline as much
+        # What disturbs a machine makes steps slower: the quicker visits speak.
+        ([([5.6, 4.7, 3.1, 1.0], [1.0] * 4)], None),
+        ([([9.0] * 8 + [1.0] * 4, [1.0] * 12)] * 3, None),
+        ([([9.0] * 9 + [1.0] * 3, [1.0] * 12)] * 3, Reason.CACHED),
+        ([([], [])], None),
     ],
 )
 def test_the_step_that_is_checked_must_cost_what_the_others_cost(last_steps, found):
