@@ -33,7 +33,8 @@ REASONS = {
     Trace.STATE: {"false-witness", "cache-changed"},
     Trace.WITNESS: {"false-witness", "wrong-output", "context-skipped"},
 }  # fmt: skip
-# What no check tells from an honest method, and why not: nothing, so far.
+# What of the catalogue no check tells from an honest method, and why not: nothing, so far. Ways
+# that are known and not in the catalogue are in docs/limits.md.
 UNCAUGHT: dict[str, str] = {}
 
 # Seen in a whole step alone: they reach into the model between two calls of attention.

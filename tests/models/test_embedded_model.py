@@ -13,8 +13,8 @@ import attnbench.models
 from attnbench.quality.recall import build_needle, draw_facts, held_out_keys, sentences
 
 FOLDER = Path(attnbench.models.__file__).parent / "embedded"
-NEEDLES = 6
-TOKENS = 1024
+NEEDLES = 10
+TOKENS = 2048
 # Written for this test: what retrieval needs of the prose is only that it does not answer.
 SCENES = (
     " The tide had gone out before anyone in the village was awake.",
@@ -75,7 +75,7 @@ def test_greedy_decoding_retrieves_facts(model, tokenizer):
     def encode(text: str) -> list[int]:
         return tokenizer(text, add_special_tokens=False).input_ids
 
-    haystack = [encode(sentence) for sentence in sentences("".join(SCENES) * 20)]
+    haystack = [encode(sentence) for sentence in sentences("".join(SCENES) * 40)]
     found = 0
     for number in range(NEEDLES):
         needle = build_needle(
