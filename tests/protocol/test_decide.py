@@ -80,7 +80,7 @@ def uneven_again(sessions, by):
     )
 
 
-# The effect is 5.1 %, and of three sessions that differ by so much the half width is 2.5 times that.
+# The effect is 5.1 %; the half width of three sessions that differ by so much is 2.5 times that.
 @said(("by", "verdict"), [(0.008, Verdict.FASTER), (0.014, Verdict.VOID), (0.03, Verdict.VOID)])
 def test_a_control_wider_than_half_of_the_observed_effect_voids_it(by, verdict):
     found = decided(uneven_again(sessions_of({"c": 950.0}), by))
