@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any
 
@@ -58,12 +59,22 @@ def last_logits(
     output = module(
         input_ids=ids,
         position_ids=position_ids,
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{cache_argument(type(module)): cache},
     )
     logits: Tensor = output.logits[:, -1]
     return logits
+
+
+def cache_argument(architecture: type[nn.Module]) -> str:
+    """What a class of models calls the cache that it is given: transformers has renamed it."""
+    return _cache_argument(architecture.forward)
+
+
+@functools.cache
+def _cache_argument(forward: Any) -> str:
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def refuse_whole_logits(architecture: type[nn.Module]) -> None:

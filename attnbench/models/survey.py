@@ -16,6 +16,7 @@ from attnbench.methods.base import CacheLength, LayerShape
 from attnbench.models.adapter import AttentionCall, PassingCache, Router, SurveyedLayer
 from attnbench.models.info import LoadedModel
 from attnbench.models.masks import MaskRecorder, recorded_masks
+from attnbench.models.prefill import cache_argument
 
 # Arguments that leave the result of one decode step as it is.
 _HARMLESS = {
@@ -105,7 +106,8 @@ def _dry_step(
     """One token at position 0; what the model's code cannot do with our cache is a refusal."""
     zeros = torch.zeros((batch, 1), dtype=torch.int64, device=device)
     try:
-        loaded.module(input_ids=zeros, position_ids=zeros, past_key_values=passing, use_cache=True)
+        held = {cache_argument(type(loaded.module)): passing}
+        loaded.module(input_ids=zeros, position_ids=zeros, use_cache=True, **held)
     except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError) as e:
         raise ModelError(
             f"{loaded.info.architecture} does not run on a plain key-value cache: {e}",

@@ -7,7 +7,7 @@ from transformers import DynamicCache
 from attnbench.models.adapter import ExactCache, attention_router
 from attnbench.models.exact import ExactLayer
 from attnbench.models.forced import teacher_forced
-from attnbench.models.prefill import prefill
+from attnbench.models.prefill import cache_argument, prefill
 from attnbench.models.survey import survey
 from tests.models.tiny import WORKING, loaded, prompt
 
@@ -18,11 +18,11 @@ CPU = torch.device("cpu")
 def own_logits(module, ids, implementation):
     """Logits of the last prompt token and of every decoded one, [STEPS + 1, B, vocab]."""
     module.set_attn_implementation(implementation)
-    cache = DynamicCache(config=module.config)
+    held = {cache_argument(type(module)): DynamicCache(config=module.config)}
     with torch.no_grad():
-        logits = [module(ids[:, :TOKENS], past_key_values=cache).logits[:, -1]]
+        logits = [module(ids[:, :TOKENS], **held).logits[:, -1]]
         for i in range(TOKENS, TOKENS + STEPS):
-            logits.append(module(ids[:, i : i + 1], past_key_values=cache).logits[:, -1])
+            logits.append(module(ids[:, i : i + 1], **held).logits[:, -1])
     return torch.stack(logits)
 
 

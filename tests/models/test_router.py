@@ -8,8 +8,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from attnbench.errors import ModelError
 from attnbench.models.adapter import ExactCache, Router, attention_router
-from attnbench.models.prefill import prefill
+from attnbench.models.prefill import cache_argument, prefill
 from attnbench.models.survey import survey
+from tests.models.bench import bench
 from tests.models.tiny import COMMON, build, loaded, prompt
 
 CPU = torch.device("cpu")
@@ -115,3 +116,18 @@ def test_build_gives_the_same_weights_twice():
     first, second = build("llama", COMMON), build("llama", COMMON)
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_cache_goes_in_under_the_name_that_the_model_has_for_it(recwarn):
+    class Before(torch.nn.Module):
+        def forward(self, input_ids, past_key_values=None):
+            return None
+
+    class Now(torch.nn.Module):
+        def forward(self, input_ids, cache=None):
+            return None
+
+    assert cache_argument(Before) == "past_key_values"
+    assert cache_argument(Now) == "cache"
+    with bench("llama"):
+        assert not [w for w in recwarn if "past_key_values" in str(w.message)]
