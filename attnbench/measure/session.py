@@ -48,6 +48,7 @@ def run_session(task: SessionTask, talk: Talk) -> SessionResult:
         with phases("load"):
             world = World(torch.device(task.bench.device))
             bench = stack.enter_context(open_bench(task.bench))
+        with phases("compile"):
             compile_for(bench, task.cells, talk)
         world.settle()
         result = walk_cells(bench, task.cells, task.steps, talk, world, phases)
@@ -100,6 +101,7 @@ def walk_cells(
         **environment(facts),
         "threads": torch.get_num_threads(),
         "fill": bench.bench.fill.value,
+        **({} if bench.compiled is None else {"compiled_graphs": bench.compiled.graphs}),
         **remarks,
     }
     walked, probed = [], True

@@ -33,7 +33,7 @@ A, AGAIN, SHAM, OTHER = "A", "A#2", "S", "X"
 EQUAL_PAIRS = ((SHAM, A, AGAIN), (AGAIN, A, SHAM), (SHAM, AGAIN, A))
 ENOUGH = 0.8  # of the runs find it
 # Phases that any way of measuring would have; "untimed" is the warm-up of each visit.
-MEASURING = ("load", "set-up", "warm-up", "untimed", "timed")
+MEASURING = ("load", "compile", "set-up", "warm-up", "untimed", "timed")
 TOTAL = "total"
 WAITED = "waited_us"
 

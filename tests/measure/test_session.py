@@ -56,6 +56,7 @@ def test_a_session_in_mode_compiled_checks_steps_and_finds_a_broken_arm():
     (walked,) = result.cells
     assert set(walked.failures) == {"Damages"}
     assert result.failures == {}
+    assert walked.samples.environment["compiled_graphs"] == 3
     assert result.influence["sdpa"].counted == 1.0
     assert set(result.replays) == set(result.surprises) == {"sdpa", "zero_cost"}
     assert len(walked.samples.visits) == 4 * 2
