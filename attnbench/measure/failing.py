@@ -12,8 +12,11 @@ from attnbench.measure.tasks import ArmFailure
 class Guard(Protocol):
     """The process that the arms share."""
 
-    def require_unchanged(self) -> None:
-        """Put back what the last arm changed, and raise for it."""
+    def require_unchanged(self, *, thoroughly: bool = True) -> None:
+        """Put back what the last arm changed, and raise for it.
+
+        Without `thoroughly`, what takes long to read is left out.
+        """
 
 
 def recover(label: str, outcome: object, reclaim: Callable[[], None]) -> None:

@@ -47,7 +47,7 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
     world = World(torch.device(task.bench.device))
     with open_bench(task.bench) as bench:
         compile_for(bench, task.cells, talk)
-        world.settle()
+        world.settle(bench.loaded.module)
         scope = tuned_scope(task.cells)
         trial = Trial(
             bench, tried_mode(task.cells), talk, world, scope=scope, most=task.configurations

@@ -50,7 +50,7 @@ def run_session(task: SessionTask, talk: Talk) -> SessionResult:
             bench = stack.enter_context(open_bench(task.bench))
         with phases("compile"):
             compile_for(bench, task.cells, talk)
-        world.settle()
+        world.settle(bench.loaded.module)
         result = walk_cells(bench, task.cells, task.steps, talk, world, phases)
         if result.probed:
             with phases("probes"):

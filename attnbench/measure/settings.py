@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,21 +18,9 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _pop_mode
 
-# Operators whose kernels in torch's dispatcher an arm could replace under everybody.
-OPERATORS = ("scaled_dot_product_attention", "softmax.int", "matmul", "copy_", "index_select")
-RUNTIME_KEYS = frozenset(
-    {
-        "CPU",
-        "CUDA",
-        "AutogradCPU",
-        "AutogradCUDA",
-        "CompositeImplicitAutograd",
-        "CompositeExplicitAutograd",
-        "Autograd[alias]",
-        "CompositeImplicitAutograd[alias]",
-        "CompositeExplicitAutograd[alias]",
-    }
-)
+from attnbench.measure.dispatcher import all_operators, kernels, registrations, step_operators
+from attnbench.measure.precision import precision, set_precision
+
 # Compilers of kernels note down here, on first use, where their caches and tools lie.
 COMPILERS = ("TORCHINDUCTOR_", "_TORCHINDUCTOR_", "TRITON_", "TORCH_WARM_POOL", "CUDA_HOME")
 TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
@@ -41,11 +30,15 @@ GLOBAL_HOOKS = ("_global_forward_hooks", "_global_forward_pre_hooks")
 
 @dataclass(frozen=True)
 class Flag:
-    """One setting of the process: how to read it and, where that is possible, how to set it."""
+    """One setting of the process: how to read it and, where that is possible, how to set it.
+
+    `slow`: reading it takes longer than there is time for around every visit.
+    """
 
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object] | None = None
+    slow: bool = False
 
 
 def _module_flag(module: Any, name: str) -> Flag:
@@ -68,15 +61,6 @@ def _profiling() -> bool:
     return bool(torch._C._autograd._profiler_enabled())
 
 
-def _kernels_of(operator: str) -> str:
-    """What the dispatcher calls for an operator where it runs, as text.
-
-    Other keys (meta, tracing) are filled in by parts of torch that are imported late.
-    """
-    lines = torch._C._dispatch_dump(f"aten::{operator}").splitlines()
-    return "\n".join(sorted(line for line in lines if line.partition(":")[0] in RUNTIME_KEYS))
-
-
 def _signal_handlers() -> dict[str, Any]:
     return {number.name: signal.getsignal(number) for number in signal.Signals}
 
@@ -88,14 +72,25 @@ def _set_signal_handlers(before: dict[str, Any]) -> None:
             signal.signal(number, handler)
 
 
-def _timers() -> list[float]:
-    return [signal.getitimer(which)[1] for which in TIMERS]
+def _timers() -> list[tuple[bool, float]]:
+    """Whether each is set, and its interval: one that rings once has none."""
+    now = (signal.getitimer(which) for which in TIMERS)
+    return [(left_s > 0, interval_s) for left_s, interval_s in now]
 
 
-def _set_timers(before: list[float]) -> None:
-    for which, now, interval in zip(TIMERS, _timers(), before, strict=True):
-        if now != interval:
-            signal.setitimer(which, interval, interval)
+def _set_timers(before: list[tuple[bool, float]]) -> None:
+    """One that rang once, or is to ring once, cannot be set as it was: it is off."""
+    for which, now, (is_set, interval_s) in zip(TIMERS, _timers(), before, strict=True):
+        if now != (is_set, interval_s):
+            signal.setitimer(which, interval_s, interval_s)
+
+
+def _set_collector_callbacks(before: list[Any]) -> None:
+    gc.callbacks[:] = before
+
+
+def _set_onednn_deterministic(before: bool) -> None:
+    torch._C._set_mkldnn_deterministic(before)
 
 
 def _autocast() -> list[bool]:
@@ -156,7 +151,7 @@ def _set_environment(before: dict[str, str]) -> None:
 
 def flags(device: torch.device) -> tuple[Flag, ...]:
     """Every setting that is compared."""
-    cuda, cudnn, matmul = torch.backends.cuda, torch.backends.cudnn, torch.backends.cuda.matmul
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
     shared = (
         # The modes first: with one that raises nothing else can be read.
         Flag("torch function modes", _function_modes, _leave_function_modes),
@@ -173,27 +168,28 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
             torch.are_deterministic_algorithms_enabled,
             torch.use_deterministic_algorithms,
         ),
-        Flag(
-            "matmul precision",
-            torch.get_float32_matmul_precision,
-            torch.set_float32_matmul_precision,
-        ),
+        Flag("float32 precision", precision, set_precision),
         Flag("flash SDPA", cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
         Flag("math SDPA", cuda.math_sdp_enabled, cuda.enable_math_sdp),
         Flag("efficient SDPA", cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
         Flag("cuDNN SDPA", cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
-        *(_module_flag(cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
+        Flag("SDPA order", torch._C._get_sdp_priority_order, torch._C._set_sdp_priority_order),
         Flag(
-            "cuda.matmul.allow_fp16_reduced_precision_reduction",
-            lambda: matmul.allow_fp16_reduced_precision_reduction,
-            lambda value: setattr(matmul, "allow_fp16_reduced_precision_reduction", value),
+            "narrow sums of math SDPA",
+            torch._C._get_math_sdp_allow_fp16_bf16_reduction,
+            torch._C._set_math_sdp_allow_fp16_bf16_reduction,
         ),
+        *_of_products(),
+        *(_module_flag(cudnn, name) for name in ("enabled", "benchmark", "deterministic")),
         Flag("flush denormals", _flushes_denormals, torch.set_flush_denormal),
         Flag("collector", gc.isenabled, lambda on: gc.enable() if on else gc.disable()),
         Flag("collector thresholds", gc.get_threshold, lambda kept: gc.set_threshold(*kept)),
+        Flag("collector callbacks", lambda: list(gc.callbacks), _set_collector_callbacks),
         Flag("switch interval", sys.getswitchinterval, sys.setswitchinterval),
         Flag("trace function", sys.gettrace, sys.settrace),
         Flag("profile function", sys.getprofile, sys.setprofile),
+        Flag("trace function of new threads", threading.gettrace, threading.settrace),
+        Flag("profile function of new threads", threading.getprofile, threading.setprofile),
         Flag(
             "processors",
             lambda: os.sched_getaffinity(0),
@@ -202,18 +198,52 @@ def flags(device: torch.device) -> tuple[Flag, ...]:
         Flag("priority", lambda: os.getpriority(os.PRIO_PROCESS, 0)),
         Flag("environment", _environment, _set_environment),
         Flag("oneDNN", lambda: torch.backends.mkldnn.enabled, _set_onednn),
+        Flag("deterministic oneDNN", torch._C._get_mkldnn_deterministic, _set_onednn_deterministic),
         Flag("profiler", _profiling),
         # The timers first: the signal of one that still runs would meet no handler, and kill.
         Flag("timers", _timers, _set_timers),
         Flag("signal handlers", _signal_handlers, _set_signal_handlers),
         *(_hooks(name) for name in GLOBAL_HOOKS),
-        *(Flag(f"aten::{name}", partial(_kernels_of, name)) for name in OPERATORS),
+        *_of_the_dispatcher(device),
     )
     return (*shared, *_of_cuda()) if device.type == "cuda" else shared
 
 
+def _of_products() -> tuple[Flag, ...]:
+    """How the libraries for products of matrices are chosen, and how exactly they add up."""
+    c = torch._C
+    return (
+        Flag(
+            "float16 sums",
+            c._get_cublas_allow_fp16_reduced_precision_reduction,
+            lambda before: c._set_cublas_allow_fp16_reduced_precision_reduction(*before),
+        ),
+        Flag(
+            "bfloat16 sums",
+            c._get_cublas_allow_bf16_reduced_precision_reduction,
+            lambda before: c._set_cublas_allow_bf16_reduced_precision_reduction(*before),
+        ),
+        Flag(
+            "float16 accumulation",
+            c._get_cublas_allow_fp16_accumulation,
+            c._set_cublas_allow_fp16_accumulation,
+        ),
+        Flag("library of products", c._get_blas_preferred_backend, c._set_blas_preferred_backend),
+    )
+
+
+def _of_the_dispatcher(device: torch.device) -> tuple[Flag, ...]:
+    known = frozenset(torch.library._impls)
+    return (
+        Flag("dispatcher", partial(kernels, step_operators(device))),
+        Flag("registrations", partial(registrations, known)),
+        Flag("whole dispatcher", partial(kernels, all_operators()), slow=True),
+    )
+
+
 def _of_cuda() -> tuple[Flag, ...]:
     return (
+        _module_flag(torch.backends.cudnn, "benchmark_limit"),
         Flag("current stream", torch.cuda.current_stream, torch.cuda.set_stream),
         Flag("current device", torch.cuda.current_device, torch.cuda.set_device),
         Flag("sync debug mode", torch.cuda.get_sync_debug_mode, torch.cuda.set_sync_debug_mode),

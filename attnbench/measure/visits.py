@@ -30,6 +30,7 @@ from attnbench.stats.warmup import warmed_up
 EXTRA_UNTIMED = 1  # at most, drawn on top of a visit's untimed steps
 EXTRA_SHARE = 0.25  # of a visit's timed steps, at most, that are drawn on top
 GRAINS = 1 << 20  # of a probability
+SET_UP = (Doing.SET_UP, Doing.WARM_UP)  # where there is time to look at the whole process
 REHEARSAL = -1  # in place of a block's number
 VISIT_PATIENCE = 50.0  # times as long as its warm-up says that a visit lasts
 LEAST_PATIENCE_S = 60.0
@@ -276,6 +277,9 @@ class _Run:
                         self._walk.unnamed[label] = self._running[label].unnamed()
             self._running.clear()
             self._with.reclaim()
+            # What no visit's quick look saw is nobody's that could be named: no arm is marked.
+            self._with.talk.progress(self._done, self._total, self._with.title)
+            self._with.guard.require_unchanged()
 
     @contextmanager
     def _contained(self, label: str, doing: Doing) -> Iterator[None]:
@@ -284,7 +288,7 @@ class _Run:
         try:
             yield
             with self._with.phases("checks"):
-                self._with.guard.require_unchanged()
+                self._with.guard.require_unchanged(thoroughly=doing in SET_UP)
         except SessionLost:
             raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything

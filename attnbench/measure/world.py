@@ -6,26 +6,19 @@ put back, and the arm that changed it is out.
 
 from __future__ import annotations
 
-import importlib
-import math
 import os
-import pkgutil
-import random
-import statistics
-import sys
 import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch import nn
 
-from attnbench import methods
 from attnbench.errors import SessionLost
 from attnbench.measure.arms import BrokenArm
+from attnbench.measure.functions import code_of, guarded_names, names_of_model
 from attnbench.measure.settings import flags
 from attnbench.protocol.verdict import Reason
 
@@ -36,59 +29,6 @@ MOST_CHILDREN_BYTES = 1 << 16
 LOOKS, LOOK_S = 6, 0.004  # while this thread sleeps so often and long
 LEAST_SHARE = 0.05  # of a processor; others may want it too
 LINGER_S = 1.0  # beside what is still at work after so long nobody can be measured
-PACKAGE = "attnbench"
-TENSOR_NAMES = (
-    *("__matmul__", "clone", "copy_", "cpu", "detach", "double", "flatten", "norm", "reshape"),
-    *("sum", "to", "tolist", "view", "zero_"),
-)
-# What brings in all that measures. No name in this package's modules or in a class of theirs may
-# change its meaning, no function its code.
-ENTRANCES = ("measure.session", "measure.pilot", "measure.nvml", "measure.settings", "kernels.fold")
-
-
-def guarded_names() -> dict[tuple[Any, str], Any]:
-    """What timing, statistics and attention are made of, by owner and name."""
-    owners: tuple[tuple[Any, tuple[str, ...]], ...] = (
-        (time, ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time", "sleep")),
-        (statistics, ("median", "fmean", "mean")),
-        (math, ("fsum", "sqrt", "exp", "log")),
-        (os, ("urandom",)),
-        (random.SystemRandom, ("random", "getrandbits")),
-        (torch.cuda, ("Event", "synchronize", "CUDAGraph", "current_stream")),
-        (torch.cuda.Event, ("record", "elapsed_time", "synchronize", "query")),
-        (torch.cuda.CUDAGraph, ("replay", "capture_begin", "capture_end")),
-        (functional, ("scaled_dot_product_attention", "softmax")),
-        (torch, ("softmax", "matmul", "isfinite", "equal", "cat", "stack", "set_num_threads")),
-        (torch.Tensor, TENSOR_NAMES),
-    )
-    named = {(owner, name): getattr(owner, name) for owner, names in owners for name in names}
-    for module in _guarded_modules():
-        inside = {(module, name): value for name, value in vars(module).items() if callable(value)}
-        kinds = [kind for kind in inside.values() if isinstance(kind, type) and _is_own(kind)]
-        named |= inside | {
-            (kind, name): value
-            for kind in kinds
-            for name, value in vars(kind).items()
-            if isinstance(value, FunctionType)
-        }
-    return named
-
-
-def _guarded_modules() -> list[ModuleType]:
-    built_in = [f"methods.{found.name}" for found in pkgutil.iter_modules(methods.__path__)]
-    for name in (*ENTRANCES, *built_in):
-        importlib.import_module(f"{PACKAGE}.{name}")
-    return [module for name, module in sys.modules.items() if name.startswith(f"{PACKAGE}.")]
-
-
-def _is_own(kind: type) -> bool:
-    return kind.__module__.startswith(f"{PACKAGE}.")
-
-
-def guarded_code(named: dict[tuple[Any, str], Any]) -> dict[FunctionType, Any]:
-    """The code of every Python function among them."""
-    functions = [value for value in named.values() if isinstance(value, FunctionType)]
-    return {function: function.__code__ for function in functions}
 
 
 class World:
@@ -96,21 +36,30 @@ class World:
 
     def __init__(self, device: torch.device) -> None:
         self._named = guarded_names()
-        self._code = guarded_code(self._named)
+        self._code = code_of(self._named)
         self._flags = flags(device)
         self.settle()
 
-    def settle(self) -> None:
-        """Take settings and threads as they are now: the model is loaded, no arm set up."""
+    def settle(self, model: nn.Module | None = None) -> None:
+        """Take settings and threads as they are now: the model is loaded, no arm set up.
+
+        What `model` computes with is watched from now on.
+        """
+        if model is not None:
+            self._named |= names_of_model(model)
+            self._code |= code_of(self._named)
         self._before = {flag.name: flag.read() for flag in self._flags}
         self._tasks = tasks()
         self._children = children()
 
-    def require_unchanged(self) -> None:
-        """Put back what changed and raise `BrokenArm` for it, or `SessionLost` where it stays."""
+    def require_unchanged(self, *, thoroughly: bool = True) -> None:
+        """Put back what changed and raise `BrokenArm` for it, or `SessionLost` where it stays.
+
+        Without `thoroughly`, settings that take long to read are left out.
+        """
         patched = self._patched()
         running, goes_on = self._left_running()
-        changed, stays = self._changed()
+        changed, stays = self._changed(thoroughly)
         kind = SessionLost if goes_on or stays else BrokenArm
         if patched:
             raise kind(f"it replaced {', '.join(patched)}", reason=Reason.PATCHED.value)
@@ -146,10 +95,12 @@ class World:
         told = " and ".join(f"{count} {kind}(s)" for count, kind in counts if count)
         return told, _go_on(working)
 
-    def _changed(self) -> tuple[list[str], bool]:
+    def _changed(self, thoroughly: bool) -> tuple[list[str], bool]:
         """Settings that are not as they were, and whether one of them could not be put back."""
         found, stays = [], False
         for flag in self._flags:
+            if flag.slow and not thoroughly:
+                continue
             now, before = flag.read(), self._before[flag.name]
             if now != before:
                 found.append(f"{flag.name} {_shown(before, now)}")

@@ -57,7 +57,10 @@ def of(module: str, way: str, *rows: tuple[str, str, Trace], cuda: bool = False)
 
 T = Trace
 # Where the same for the length of a call would not be honest, or could not be taken back.
-OTHER_TWINS = {"niceness": "NicesAThread", "matmul_precision": "SetsHighest"}
+OTHER_TWINS = {
+    "niceness": "NicesAThread",
+    **dict.fromkeys(("matmul_precision", "new_precision"), "SetsHighest"),
+}
 
 CHEATS: tuple[Cheat, ...] = (
     *of(
@@ -164,6 +167,13 @@ CHEATS: tuple[Cheat, ...] = (
         "patched timers, statistics or SDPA",
         ("SlowSdpa", "patched:QuietWarnings", T.PROCESS),
         ("SlowSdpaBelow", "OwnOperator", T.PROCESS),
+        ("SlowKernelsBelow", "OwnCustomOperator", T.PROCESS),
+    ),
+    *of(
+        "patched_model",
+        "an arm that slows the baseline",
+        ("SlowRotary", "BorrowsRotary", T.PROCESS),
+        ("SlowLinear", "BorrowsRotary", T.PROCESS),
     ),
     *of(
         "hidden_state",

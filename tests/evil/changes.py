@@ -88,6 +88,18 @@ def matmul_precision() -> TakeBack:
 
 
 @what
+def new_precision() -> TakeBack:
+    """By PyTorch's new name, after which it refuses to tell the old one."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+    def take_back() -> None:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+    return take_back
+
+
+@what
 def mkldnn() -> TakeBack:
     """Linear layers without oneDNN."""
     before = torch.backends.mkldnn.enabled

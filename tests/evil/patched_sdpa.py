@@ -4,7 +4,8 @@ Everyone's exact attention is the same PyTorch function. Replacing it is how sev
 their kernels into models, and the denominator of every ratio then is whatever they put there.
 
 Cheats: `SlowSdpa` (under every name that any module gave it), `SlowSdpaBelow` (in PyTorch's
-dispatcher: no Python name changes). Honest: `OwnOperator`.
+dispatcher: no Python name changes), `SlowKernelsBelow` (the kernels that PyTorch's own SDPA calls
+in the end). Honest: `OwnOperator`, `OwnCustomOperator`.
 """
 
 from __future__ import annotations
@@ -92,6 +93,46 @@ def take_up() -> None:
     SlowSdpaBelowLayer.below = None
 
 
+class SlowKernelsBelowLayer(ByHandLayer):
+    """From the first step on."""
+
+    below: ClassVar[torch.library.Library | None] = None
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if SlowKernelsBelowLayer.below is None:
+            below = torch.library.Library("aten", "IMPL")
+            below.impl("_scaled_dot_product_flash_attention_for_cpu", slow_flash, "CPU")
+            below.impl("_scaled_dot_product_attention_math", slow_math, "CPU")
+            SlowKernelsBelowLayer.below = below
+            undo.later(take_kernels_up)
+        return super().decode(q, k, v)
+
+    def patched(self) -> bool:
+        return True
+
+
+def slow_flash(
+    query, key, value, dropout_p=0.0, is_causal=False, *, attn_mask=None, scale=None
+) -> tuple[Tensor, Tensor]:
+    """Without the sums, which only gradients need."""
+    output = slow_sdpa(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    return output, query.new_zeros(query.shape[:-1])
+
+
+def slow_math(
+    query, key, value, mask=None, dropout_p=0.0, is_causal=False, dropped=None, *, scale=None, **gqa
+) -> tuple[Tensor, Tensor]:
+    output = slow_sdpa(query, key, value, mask, dropout_p, is_causal, scale)
+    return output, query.new_zeros(query.shape[:-1])
+
+
+def take_kernels_up() -> None:
+    """Remove the kernels from the dispatcher."""
+    assert SlowKernelsBelowLayer.below is not None
+    SlowKernelsBelowLayer.below._destroy()
+    SlowKernelsBelowLayer.below = None
+
+
 class OwnOperatorLayer(AttendingLayer):
     """Calls attention through an operator of its own."""
 
@@ -113,6 +154,25 @@ OWN: list[torch.library.Library] = []  # an operator lives as long as its librar
 
 def attend_by_sdpa(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return REAL_SDPA(q, k, v, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+
+
+class OwnCustomOperatorLayer(AttendingLayer):
+    """Calls attention through an operator that PyTorch's decorator made."""
+
+    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return own_custom_operator()(q, keys, values, self.shape.scale)
+
+
+@cache
+def own_custom_operator():
+    """With all that comes with it: kernels for gradients, for compilers, for other modes."""
+    operator = torch.library.custom_op("evil_honest_custom::attend", mutates_args=())(attend_afresh)
+    operator.register_fake(lambda q, k, v, scale: torch.empty_like(q))
+    return operator
+
+
+def attend_afresh(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return attend_by_sdpa(q, k, v, scale).clone()
 
 
 @dataclass(frozen=True)
@@ -137,3 +197,19 @@ class OwnOperator(Exact):
 
     name: ClassVar[str] = "own_operator"
     layer_class: ClassVar[type[MethodLayer]] = OwnOperatorLayer
+
+
+@dataclass(frozen=True)
+class SlowKernelsBelow(Exact):
+    """The kernels that SDPA chooses from are slow; its own operator is what it was."""
+
+    name: ClassVar[str] = "slow_kernels_below"
+    layer_class: ClassVar[type[MethodLayer]] = SlowKernelsBelowLayer
+
+
+@dataclass(frozen=True)
+class OwnCustomOperator(Exact):
+    """Honest: registers a custom operator by PyTorch's decorator."""
+
+    name: ClassVar[str] = "own_custom_operator"
+    layer_class: ClassVar[type[MethodLayer]] = OwnCustomOperatorLayer

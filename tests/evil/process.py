@@ -14,9 +14,11 @@ import time
 
 import torch
 from torch.overrides import _get_current_function_mode_stack
+from transformers.models.llama import modeling_llama
 
 import attnbench.methods.sdpa
 from attnbench.measure.clock import HostClock
+from attnbench.measure.precision import precision
 from attnbench.measure.settings import COMPILERS
 from attnbench.methods import reference
 
@@ -49,6 +51,10 @@ def names() -> dict[str, object]:
         "dispatched sdpa": torch._C._dispatch_has_kernel_for_dispatch_key(
             "aten::scaled_dot_product_attention", "CPU"
         ),
+        "kernels of sdpa": torch._C._dispatch_dump(
+            "aten::_scaled_dot_product_flash_attention_for_cpu"
+        ),
+        "model": (modeling_llama.apply_rotary_pos_emb, torch.nn.Linear.forward),
         "module hooks": len(torch.nn.modules.module._global_forward_hooks),
     }
 
@@ -62,7 +68,7 @@ def flags() -> dict[str, object]:
         "default dtype": torch.get_default_dtype(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "sdp": (backends.cuda.flash_sdp_enabled(), backends.cuda.mem_efficient_sdp_enabled()),
-        "precision": torch.get_float32_matmul_precision(),
+        "precision": precision(),
         "mkldnn": backends.mkldnn.enabled,
         "gradients": torch.is_grad_enabled(),
         "modes": len(_get_current_function_mode_stack()),

@@ -40,7 +40,10 @@ UNCAUGHT: dict[str, str] = {}
 # Seen in a whole step alone: they reach into the model between two calls of attention.
 IN_A_STEP = ("SilencesTheProjection", "SkipsTheMlp")
 # These leave nothing to measure the others with: the session begins again without them.
-ENDS_THE_SESSION = ("SlowSdpaBelow", "what=burner", "what=burner,when=reset")
+ENDS_THE_SESSION = (
+    *("SlowSdpaBelow", "SlowKernelsBelow"),
+    *("what=burner", "what=burner,when=reset"),
+)
 # Seen in time alone, so that attention has to take most of it.
 IN_TIME = ("a result cached", "cost moved", "self-reported")
 LONG = msgspec.structs.replace(CPU, context=1536)

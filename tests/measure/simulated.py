@@ -100,9 +100,11 @@ class SimulatedGuard:
 
     faults: dict[int, Exception] = field(default_factory=dict)
     looks: int = 0
+    thorough: int = 0
 
-    def require_unchanged(self) -> None:
+    def require_unchanged(self, *, thoroughly: bool = True) -> None:
         self.looks += 1
+        self.thorough += thoroughly
         if self.looks in self.faults:
             raise self.faults[self.looks]
 
@@ -113,11 +115,14 @@ class Muted:
 
     told: list[tuple[int, int, str]] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)  # kinds, in order
 
     def progress(self, done: int, total: int, detail: str) -> None:
+        self.said.append("progress")
         self.told.append((done, total, detail))
 
     def mark(self, mark: Mark) -> None:
+        self.said.append("mark")
         self.marks.append(mark)
 
     def ask(self, kept: Kept) -> Wanted:

@@ -322,7 +322,7 @@ def test_interruption_is_no_failure_of_an_arm():
 def test_progress_counts_up_to_the_whole_session():
     stage = Stage()
     stage.walk()
-    assert [done for done, _, _ in stage.talk.told] == list(range(1, 11))
+    assert list(dict.fromkeys(done for done, _, _ in stage.talk.told)) == list(range(1, 11))
     assert {total for _, total, _ in stage.talk.told} == {10}
 
 
@@ -331,3 +331,22 @@ def test_progress_reaches_the_end_when_an_arm_fails():
     stage.refuses["a"] = Unsupported("no")
     stage.walk()
     assert stage.talk.told[-1][:2] == (10, 10)
+
+
+def test_what_no_look_between_visits_saw_ends_the_session_and_is_no_arms_fault():
+    first = Stage()
+    first.walk()
+    stage = Stage()
+    last = first.guard.looks
+    stage.guard.faults = {last: SessionLost("a kernel of cosh", reason=Reason.GLOBAL_STATE)}
+    with pytest.raises(SessionLost, match="cosh"):
+        stage.walk()
+    assert stage.talk.said[-1] == "progress"
+
+
+def test_the_whole_process_is_looked_at_where_arms_are_set_up_and_at_the_end_of_a_group():
+    stage = Stage()
+    stage.walk()
+    visits = [mark for mark in stage.talk.marks if mark.doing is Doing.TIMED and mark.block >= 0]
+    assert 0 < stage.guard.thorough < stage.guard.looks
+    assert stage.guard.looks - stage.guard.thorough >= len(visits) / 2

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import gc
-import math
 import os
-import random
 import signal
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -24,12 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import attnbench.measure.world as world_module
 from attnbench.errors import AttnbenchError, SessionLost
 from attnbench.measure.arms import BrokenArm
-from attnbench.measure.clock import HostClock
 from attnbench.measure.settings import flags
-from attnbench.measure.world import TASKS, World, children, guarded_names
-from attnbench.methods import sdpa
-from attnbench.methods.exact_cache import ExactCacheLayer
-from attnbench.methods.reference import exact_attention
+from attnbench.measure.world import TASKS, World, children
 from attnbench.protocol.verdict import Reason
 
 CPU = torch.device("cpu")
@@ -62,8 +54,14 @@ def one_processor() -> None:
     os.sched_setaffinity(0, {min(processors)})
 
 
-def opposite(name: str) -> None:
-    setattr(CUDNN, name, not getattr(CUDNN, name))
+def opposite(of: Any, name: str) -> None:
+    setattr(of, name, not getattr(of, name))
+
+
+def another_library() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("torch was built with one library for products of matrices")
+    CUDA.preferred_blas_library("cublaslt")
 
 
 CHANGES = {
@@ -72,6 +70,17 @@ CHANGES = {
     "autocast": lambda: torch.set_autocast_enabled("cpu", True),
     "signal handlers": lambda: signal.signal(signal.SIGUSR2, ignore),
     "timers": lambda: signal.setitimer(signal.ITIMER_PROF, 1000, 1000),
+    "SDPA order": lambda: torch._C._set_sdp_priority_order([0, 2, 1, 3]),
+    "narrow sums of math SDPA": lambda: CUDA.allow_fp16_bf16_reduction_math_sdp(
+        not CUDA.fp16_bf16_reduction_math_sdp_allowed()
+    ),
+    "float16 sums": lambda: opposite(CUDA.matmul, "allow_fp16_reduced_precision_reduction"),
+    "bfloat16 sums": lambda: opposite(CUDA.matmul, "allow_bf16_reduced_precision_reduction"),
+    "float16 accumulation": lambda: opposite(CUDA.matmul, "allow_fp16_accumulation"),
+    "library of products": another_library,
+    "collector callbacks": lambda: gc.callbacks.append(ignore),
+    "trace function of new threads": lambda: threading.settrace(ignore),
+    "profile function of new threads": lambda: threading.setprofile(ignore),
     "hooks _global_forward_hooks": lambda: nn_module.register_module_forward_hook(ignore),
     "hooks _global_forward_pre_hooks": lambda: nn_module.register_module_forward_pre_hook(ignore),
     "threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
@@ -80,19 +89,14 @@ CHANGES = {
     "grad mode": lambda: torch.set_grad_enabled(not torch.is_grad_enabled()),
     "anomaly mode": lambda: torch.autograd.set_detect_anomaly(True),
     "deterministic algorithms": lambda: torch.use_deterministic_algorithms(True),
-    "matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "float32 precision": lambda: torch.set_float32_matmul_precision("medium"),
     "flash SDPA": lambda: CUDA.enable_flash_sdp(not CUDA.flash_sdp_enabled()),
     "math SDPA": lambda: CUDA.enable_math_sdp(not CUDA.math_sdp_enabled()),
     "efficient SDPA": lambda: CUDA.enable_mem_efficient_sdp(not CUDA.mem_efficient_sdp_enabled()),
     "cuDNN SDPA": lambda: CUDA.enable_cudnn_sdp(not CUDA.cudnn_sdp_enabled()),
-    "backends.cudnn.enabled": lambda: opposite("enabled"),
-    "backends.cudnn.benchmark": lambda: opposite("benchmark"),
-    "backends.cudnn.deterministic": lambda: opposite("deterministic"),
-    "cuda.matmul.allow_fp16_reduced_precision_reduction": lambda: setattr(
-        CUDA.matmul,
-        "allow_fp16_reduced_precision_reduction",
-        not CUDA.matmul.allow_fp16_reduced_precision_reduction,
-    ),
+    "backends.cudnn.enabled": lambda: opposite(CUDNN, "enabled"),
+    "backends.cudnn.benchmark": lambda: opposite(CUDNN, "benchmark"),
+    "backends.cudnn.deterministic": lambda: opposite(CUDNN, "deterministic"),
     "flush denormals": lambda: torch.set_flush_denormal(True),
     "collector": gc.disable,
     "collector thresholds": lambda: gc.set_threshold(7, 7, 7),
@@ -102,6 +106,9 @@ CHANGES = {
     "processors": one_processor,
     "environment": lambda: os.environ.update(OF_AN_ARM="1"),
     "oneDNN": lambda: torch.backends.mkldnn.set_flags(not torch.backends.mkldnn.enabled),
+    "deterministic oneDNN": lambda: torch._C._set_mkldnn_deterministic(
+        not torch.backends.mkldnn.deterministic
+    ),
 }
 
 
@@ -153,6 +160,21 @@ def test_putting_the_default_device_back_leaves_no_mode_on_every_call(device):
     assert torch.zeros(1).device == CPU
 
 
+def test_a_timer_that_rings_once_is_told_and_off_again():
+    world = World(CPU)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 1000)
+    assert "timers " in blamed(world).message
+    assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
+
+
+def test_a_quick_look_leaves_out_what_takes_long_to_read():
+    world = World(CPU)
+    slow = [flag.name for flag in world._flags if flag.slow]
+    world._before |= {name: {} for name in slow}
+    world.require_unchanged(thoroughly=False)
+    assert all(name in blamed(world, SessionLost).message for name in slow)
+
+
 def test_names_of_the_environment_are_told_and_what_was_deleted_is_there_again(monkeypatch):
     world = World(CPU)
     monkeypatch.setenv("WAS_HERE", "before")
@@ -171,67 +193,6 @@ def test_what_cannot_be_put_back_ends_the_session_of_the_arm_that_changed_it():
         assert "inference mode from False to True" in caught.message
         assert caught.reason == Reason.GLOBAL_STATE
         world.require_unchanged()
-
-
-def another(own: Callable[..., Any]) -> Callable[..., Any]:
-    """Does the same, also where it is a method."""
-
-    def does_the_same(*given: object, **named: object) -> object:
-        return own(*given, **named)
-
-    return does_the_same
-
-
-def test_every_guarded_name_that_is_replaced_is_told_and_put_back():
-    """Of one owner at a time: there are more than a thousand names."""
-    world, guarded = World(CPU), guarded_names()
-    for owner in dict.fromkeys(owner for owner, _ in guarded):
-        names = {name: own for (of, name), own in guarded.items() if of is owner}
-        for name, own in names.items():
-            setattr(owner, name, another(own))
-        caught = blamed(world)
-        assert caught.reason == Reason.PATCHED
-        told = ", ".join(f"{owner.__name__}.{name}" for name in names)
-        assert caught.message == f"it replaced {told}"
-        assert all(getattr(owner, name) is own for name, own in names.items())
-    world.require_unchanged()
-
-
-def test_methods_and_the_classes_that_measure_are_guarded():
-    assert set(guarded_names()) >= {
-        (HostClock, "time"), (sdpa, "scaled_dot_product_attention"), (ExactCacheLayer, "append"),
-    }  # fmt: skip
-
-
-def test_clocks_chance_statistics_and_attention_are_guarded():
-    guarded = set(guarded_names())
-    functional = torch.nn.functional
-    assert guarded >= {
-        (time, "perf_counter_ns"), (time, "monotonic"), (statistics, "median"), (math, "fsum"),
-        (os, "urandom"), (random.SystemRandom, "random"), (torch.cuda, "synchronize"),
-        (torch.cuda.Event, "elapsed_time"), (functional, "scaled_dot_product_attention"),
-        (torch.Tensor, "clone"), (torch, "equal"),
-    }  # fmt: skip
-
-
-def test_a_name_that_is_gone_is_there_again():
-    world = World(CPU)
-    own = statistics.median
-    del statistics.median
-    assert "statistics.median" in blamed(world).message
-    assert statistics.median is own
-
-
-def test_code_that_was_exchanged_under_its_name_is_told_and_put_back():
-    world = World(CPU)
-    own = exact_attention.__code__
-    exact_attention.__code__ = (lambda q, k, v, scale: q).__code__
-    caught = blamed(world)
-    assert (caught.reason, caught.message) == (
-        Reason.PATCHED, "it replaced the code of exact_attention",
-    )  # fmt: skip
-    assert exact_attention.__code__ is own
-    world.require_unchanged()
 
 
 @pytest.fixture

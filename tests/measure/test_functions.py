@@ -1,0 +1,147 @@
+"""Functions that time, judge and compute are what they were, for every arm."""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import statistics
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from attnbench.errors import AttnbenchError
+from attnbench.measure.arms import BrokenArm
+from attnbench.measure.clock import HostClock
+from attnbench.measure.functions import guarded_names, names_of_model
+from attnbench.measure.world import World
+from attnbench.methods import sdpa
+from attnbench.methods.exact_cache import ExactCacheLayer
+from attnbench.methods.reference import exact_attention
+from attnbench.models.sources import load
+from attnbench.protocol.verdict import Reason
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return load("embedded", torch.float32, CPU, 1).module
+
+
+def blamed(world: World) -> AttnbenchError:
+    with pytest.raises(BrokenArm) as caught:
+        world.require_unchanged()
+    return caught.value
+
+
+def another(own: Callable[..., Any]) -> Callable[..., Any]:
+    """Does the same, also where it is a method."""
+
+    def does_the_same(*given: object, **named: object) -> object:
+        return own(*given, **named)
+
+    return does_the_same
+
+
+def test_every_guarded_name_that_is_replaced_is_told_and_put_back():
+    """Of one owner at a time: there are more than a thousand names."""
+    world, guarded = World(CPU), guarded_names()
+    for owner in dict.fromkeys(owner for owner, _ in guarded):
+        names = {name: own for (of, name), own in guarded.items() if of is owner}
+        for name, own in names.items():
+            setattr(owner, name, another(own))
+        caught = blamed(world)
+        assert caught.reason == Reason.PATCHED
+        told = ", ".join(f"{owner.__name__}.{name}" for name in names)
+        assert caught.message == f"it replaced {told}"
+        assert all(getattr(owner, name) is own for name, own in names.items())
+    world.require_unchanged()
+
+
+def test_methods_and_the_classes_that_measure_are_guarded():
+    assert set(guarded_names()) >= {
+        (HostClock, "time"), (sdpa, "scaled_dot_product_attention"), (ExactCacheLayer, "append"),
+    }  # fmt: skip
+
+
+def test_clocks_chance_statistics_and_attention_are_guarded():
+    guarded = set(guarded_names())
+    functional = torch.nn.functional
+    assert guarded >= {
+        (time, "perf_counter_ns"), (time, "monotonic"), (statistics, "median"), (math, "fsum"),
+        (os, "urandom"), (random.SystemRandom, "random"), (torch.cuda, "synchronize"),
+        (torch.cuda.Event, "elapsed_time"), (functional, "scaled_dot_product_attention"),
+        (torch.Tensor, "clone"), (torch, "equal"),
+    }  # fmt: skip
+
+
+def test_a_name_that_is_gone_is_there_again():
+    world = World(CPU)
+    own = statistics.median
+    del statistics.median
+    assert "statistics.median" in blamed(world).message
+    assert statistics.median is own
+
+
+def test_code_that_was_exchanged_under_its_name_is_told_and_put_back():
+    world = World(CPU)
+    own = exact_attention.__code__
+    exact_attention.__code__ = (lambda q, k, v, scale: q).__code__
+    caught = blamed(world)
+    assert (caught.reason, caught.message) == (
+        Reason.PATCHED, "it replaced the code of exact_attention",
+    )  # fmt: skip
+    assert exact_attention.__code__ is own
+    world.require_unchanged()
+
+
+def test_what_a_model_is_computed_with_is_guarded_whoever_the_model_is():
+    assert set(guarded_names()) >= {
+        (functional, "linear"), (functional, "silu"), (torch._C._nn, "linear"), (torch, "bmm"),
+        (nn.Module, "__call__"), (nn.Module, "_call_impl"), (torch.Tensor, "__mul__"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["apply_rotary_pos_emb", "rotate_half", "LlamaMLP"])
+def test_a_function_of_the_models_module_is_guarded_once_the_model_is_known(name, model):
+    world = World(CPU)
+    world.settle(model)
+    place = import_module(type(model).__module__)
+    own = getattr(place, name)
+    setattr(place, name, another(own))
+    caught = blamed(world)
+    assert caught.reason == Reason.PATCHED
+    assert caught.message == f"it replaced {place.__name__}.{name}"
+    assert getattr(place, name) is own
+
+
+def test_methods_of_the_classes_that_a_model_is_built_of_are_guarded(model):
+    kinds = {type(part) for part in model.modules()}
+    assert nn.Linear in kinds
+    own = {(kind, "forward") for kind in kinds if "forward" in vars(kind)}
+    assert set(names_of_model(model)) >= own
+    world = World(CPU)
+    world.settle(model)
+    forward = nn.Linear.forward
+    code = forward.__code__
+    nn.Linear.forward = another(forward)
+    assert "Linear.forward" in blamed(world).message
+    assert nn.Linear.forward is forward
+    forward.__code__ = (lambda self, input: input).__code__
+    assert "the code of Linear.forward" in blamed(world).message
+    assert forward.__code__ is code
+
+
+def test_a_model_that_runs_changes_none_of_it(model):
+    world = World(CPU)
+    world.settle(model)
+    with torch.no_grad():
+        model(input_ids=torch.ones(1, 4, dtype=torch.int64))
+    world.require_unchanged()
