@@ -43,7 +43,7 @@ def rechecked(
             for pick in picks:
                 kept: KeptStep = walk.kept[arm.label][pick.visit]
                 found[arm.label] += _step_checks(bench, mode, method, kept, pick)
-            world.require_unchanged()
+            world.require_unchanged(thoroughly=False)
             bench.require_intact()
         except SessionLost:
             raise

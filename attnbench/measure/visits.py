@@ -30,7 +30,6 @@ from attnbench.stats.warmup import warmed_up
 EXTRA_UNTIMED = 1  # at most, drawn on top of a visit's untimed steps
 EXTRA_SHARE = 0.25  # of a visit's timed steps, at most, that are drawn on top
 GRAINS = 1 << 20  # of a probability
-SET_UP = (Doing.SET_UP, Doing.WARM_UP)  # where there is time to look at the whole process
 REHEARSAL = -1  # in place of a block's number
 VISIT_PATIENCE = 50.0  # times as long as its warm-up says that a visit lasts
 LEAST_PATIENCE_S = 60.0
@@ -288,7 +287,7 @@ class _Run:
         try:
             yield
             with self._with.phases("checks"):
-                self._with.guard.require_unchanged(thoroughly=doing in SET_UP)
+                self._with.guard.require_unchanged(thoroughly=self._comes_first(label, doing))
         except SessionLost:
             raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
@@ -297,6 +296,10 @@ class _Run:
         # Not in the except clause, whose traceback keeps the arm's memory alive.
         if label in self._walk.failures:
             recover(label, self._walk.failures[label], self._with.reclaim)
+
+    def _comes_first(self, label: str, doing: Doing) -> bool:
+        """Whether the arm has just been set up for the first time, when its code is new here."""
+        return doing is Doing.SET_UP and len(self._walk.set_up_us.get(label, ())) <= 1
 
     def _mark(self, label: str, doing: Doing, block: int | None = None) -> None:
         patience_s = self._visit_patience_s(label) if doing in (Doing.TIMED, Doing.VISITED) else 0.0
