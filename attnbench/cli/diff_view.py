@@ -12,7 +12,7 @@ from attnbench.cli.ledger_views import STYLES, arm_text, cell_text
 from attnbench.cli.tabular import Grid, show
 from attnbench.ledger import Diff, Status
 from attnbench.ledger.comparison import Change
-from attnbench.ledger.entry import Entry, Estimate
+from attnbench.ledger.entry import VERDICTS, Entry, Estimate
 
 COLUMNS = (
     "arm", "ms before", "after", "change", "speed-up before", "after", "change", "interval",
@@ -82,8 +82,8 @@ def _verdicts(change: Change) -> str:
     known = change.after or change.before
     texts = dict(known.verdicts) if known else {}
     for part, (old, new) in change.verdict_changes.items():
-        texts[part] = f"{part} {old or '–'} → {new or '–'}"
-    return ", ".join(texts.values())
+        texts[part] = f"{old or '–'} → {new or '–'}"
+    return ", ".join(f"{part} {texts[part]}" for part in VERDICTS if part in texts)
 
 
 def _notes(change: Change) -> list[str]:

@@ -15,8 +15,9 @@ from attnbench.cli.diff_view import diff_json, show_diff
 from attnbench.cli.ledger_filters import Filters, parse_since
 from attnbench.cli.tabular import show
 from attnbench.errors import UsageError
+from attnbench.ledger.comparison import Side
 from attnbench.ledger.lookup import find_record
-from attnbench.ledger.sides import latest_two, side_of
+from attnbench.ledger.sides import latest_two, run_and_earlier, side_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -87,22 +88,24 @@ def diff(
     before: Annotated[
         str, typer.Argument(help="A run, a result, a ledger file, or REVISION:path in git.")
     ] = "",
-    after: Annotated[str, typer.Argument(help="What to compare it with.")] = "",
+    after: Annotated[
+        str,
+        typer.Argument(
+            help="What to compare it with.", show_default="a run alone: the one before it"
+        ),
+    ] = "",
     path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Compare results, aligned by cell and arm; bare: the latest run with the one before it.
 
-    Examples: `attnbench ledger diff`, `attnbench ledger diff 3f9a 81c2`,
+    A run alone is compared with the latest one of the same cells before it.
+
+    Examples: `attnbench ledger diff`, `attnbench ledger diff 81c2`,
+    `attnbench ledger diff 3f9a 81c2`,
     `attnbench ledger diff HEAD~1:ledger/ledger.jsonl ledger/ledger.jsonl`.
     """
-    if bool(before) != bool(after):
-        raise UsageError(
-            "diff compares two things, and one was given",
-            hint="Name both, or none to compare the latest run with the one before it.",
-        )
-    ledger = book.Ledger(path)
-    pair = (side_of(before, ledger), side_of(after, ledger)) if before else latest_two(ledger)
+    pair = _sides(before, after, book.Ledger(path))
     if isinstance(pair, str):
         _say({"comparable": False, "reason": pair}, f"Nothing to compare: {pair}.", as_json)
         return
@@ -174,6 +177,17 @@ def retract(
     retraction = book.retract(ledger, record_id, reason, note, evidence)
     state = book.fold(ledger.records())
     _say(views.record_json(retraction, state), views.retraction_text(retraction, state), as_json)
+
+
+def _sides(before: str, after: str, ledger: book.Ledger) -> tuple[Side, Side] | str:
+    if before and after:
+        return side_of(before, ledger), side_of(after, ledger)
+    if after:
+        raise UsageError(
+            "diff compares two things, and the first is empty",
+            hint="Name both, or one run to compare it with the one before it.",
+        )
+    return run_and_earlier(before, ledger) if before else latest_two(ledger)
 
 
 def _say(value: Any, text: str, as_json: bool) -> None:

@@ -189,6 +189,8 @@ def _notes(before: Entry, after: Entry) -> Iterator[str]:
             yield f"{what} {old} → {new}"
     if before.source_sha256 != after.source_sha256:
         yield "the method's source changed"
+    if before.kernel != after.kernel:
+        yield f"kernel: {_unlike(before.kernel, after.kernel)}"
 
 
 def _differences(

@@ -25,7 +25,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a result says; what was not measured is None. `speedup` is baseline time / arm time."""
+    """What a result says; what was not measured is None. `speedup` is baseline time / arm time.
+
+    `kernel` is the configuration that the arm's kernel ran with; empty where there is none.
+    """
 
     id: str
     run: str
@@ -37,6 +40,7 @@ class Entry:
     median_ms: float | None
     speedup: Estimate | None
     verdicts: Mapping[str, str]
+    kernel: Mapping[str, int]
 
 
 def entry(record: Record, state: State) -> Entry:
@@ -54,6 +58,7 @@ def entry(record: Record, state: State) -> Entry:
         median_ms=body.get("latency_ms", {}).get("median"),
         speedup=_speedup(body.get("ratio")),
         verdicts={part: verdicts[part] for part in VERDICTS if verdicts.get(part)},
+        kernel=body.get("kernel", {}),
     )
 
 

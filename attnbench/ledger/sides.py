@@ -38,17 +38,39 @@ def latest_two(ledger: Ledger) -> tuple[Side, Side] | str:
     """
     records = list(ledger.records())
     runs = _runs(records)
-    if not runs:
-        return "there is no run with results yet"
-    *earlier, latest = runs
-    cells = _cells(records, latest)
-    same = [run for run in earlier if _cells(records, run) == cells]
+    return _with_earlier(records, runs[-1]) if runs else "there is no run with results yet"
+
+
+def run_and_earlier(name: str, ledger: Ledger) -> tuple[Side, Side] | str:
+    """Return the latest run of the same cells before the run that `name` begins, and that run.
+
+    Returns why not, in words, where there is no such pair. Raises UsageError where `name` means
+    something else than a run, and UnknownRecord where it means nothing.
+    """
+    if Path(name).is_file() or ":" in name:
+        raise UsageError(
+            f"{name} is a whole ledger, and only a run is compared with the one before it",
+            hint=f"Name what to compare it with: `attnbench ledger diff BEFORE {name}`.",
+        )
+    records = list(ledger.records())
+    results = find_results(records, name)
+    if results and not str(results[0].body.get("run", "")).startswith(name):
+        raise UsageError(
+            f"{name} is one result, and only a run is compared with the one before it",
+            hint=f"Its run is {results[0].body.get('run')}; or name a second result.",
+        )
+    if not results:
+        return f"run {name} holds no results"
+    return _with_earlier(records, str(results[0].body["run"]))
+
+
+def _with_earlier(records: Sequence[Record], run: str) -> tuple[Side, Side] | str:
+    runs, cells = _runs(records), _cells(records, run)
+    same = [other for other in runs[: runs.index(run)] if _cells(records, other) == cells]
     if not same:
-        return f"run {latest} is the only one of its cells: there is no earlier run to compare with"
+        return f"run {run} is the first one of its cells: there is no earlier run to compare with"
     state = fold(records)
-    before, after = (
-        Side(f"run {run}", results_of(records, run), state) for run in (same[-1], latest)
-    )
+    before, after = (Side(f"run {it}", results_of(records, it), state) for it in (same[-1], run))
     return before, after
 
 

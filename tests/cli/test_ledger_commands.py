@@ -144,8 +144,17 @@ def test_diff_of_different_cells_says_not_comparable(attnbench, ledger):
     assert "Not comparable: their cells differ: context 8192 → 512." in outcome.out
 
 
-def test_diff_of_one_thing_is_a_usage_error(attnbench, ledger):
-    assert attnbench("ledger", "diff", "aa11").code == 2
+def test_diff_of_one_run_compares_it_with_the_one_before_it(attnbench, ledger):
+    out = attnbench("ledger", "diff", "bb22").out
+    assert "before: run aa11\nafter:  run bb22" in out
+    assert "no earlier run" in attnbench("ledger", "diff", "aa11").out
+    assert attnbench("ledger", "diff", "", "aa11").code == 2
+
+
+def test_diff_names_each_verdict(attnbench, ledger):
+    record_run(ledger, "ee55")
+    record_run(ledger, "ff66")
+    assert "latency FASTER, quality PASS" in attnbench("ledger", "diff", "ee55", "ff66").out
 
 
 def test_verify_says_what_holds_and_leaves_with_13_when_broken(attnbench, ledger):

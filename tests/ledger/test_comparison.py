@@ -9,7 +9,7 @@ from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger, Reason, Status, diff, retract
 from attnbench.ledger.comparison import ratio_of_ratios
 from attnbench.ledger.entry import Estimate
-from attnbench.ledger.sides import latest_two, side_of
+from attnbench.ledger.sides import latest_two, run_and_earlier, side_of
 from tests.ledger.samples import cell, record_run, result_body
 
 
@@ -163,7 +163,33 @@ def test_where_there_is_no_earlier_run_of_the_same_cells_it_says_so(ledger):
     assert latest_two(ledger) == "there is no run with results yet"
     add(ledger, "aa", "x", cell=cell(context=1))
     add(ledger, "bb", "x")
-    assert "run bb is the only one of its cells" in latest_two(ledger)
+    assert "run bb is the first one of its cells" in latest_two(ledger)
+
+
+def test_a_kernel_configuration_that_is_not_the_same_is_named(ledger):
+    for run, kernel in (("aa", {"splits": 4, "ring": 0}), ("bb", {"splits": 8, "ring": 0})):
+        add(ledger, run, "x", kernel=kernel)
+        add(ledger, run, "y")
+    x, y = compare(ledger, "aa", "bb").changes
+    assert x.notes == ("kernel: splits 4 → 8",)
+    assert y.notes == ()
+
+
+def test_a_run_alone_is_compared_with_the_latest_of_its_cells_before_it(ledger):
+    for run in ("aa", "bb", "cc", "dd"):
+        add(ledger, run, "x", cell=cell(context=1 if run == "bb" else 2))
+    before, after = run_and_earlier("cc", ledger)
+    assert (before.label, after.label) == ("run aa", "run cc")
+    assert "run bb is the first one of its cells" in run_and_earlier("bb", ledger)
+
+
+def test_what_is_no_run_and_stands_alone_is_refused_with_what_to_give(ledger):
+    result = add(ledger, "aa", "x")
+    with pytest.raises(UsageError, match="is one result") as refusal:
+        run_and_earlier(result.id, ledger)
+    assert "Its run is aa" in refusal.value.hint
+    with pytest.raises(UsageError, match="whole ledger"):
+        run_and_earlier(str(ledger.path), ledger)
 
 
 def test_a_run_without_results_is_not_comparable(ledger):
