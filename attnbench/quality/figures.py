@@ -86,6 +86,19 @@ def _logits(arrays: GateArrays) -> Figures:
     return found
 
 
+def uniform_figures(arrays: GateArrays) -> Figures:
+    """The cosine figures of the null model that knows nothing of q and k: the mean of all values.
+
+    Its samples are means over steps already, so its 1st percentile is over windows and heads.
+    """
+    null = arrays.null_uniform
+    return {
+        "cosine_mean": _mean(null),
+        "cosine_p1": _percentile(null, 1),
+        "cosine_lowest_head": float(null.mean(0, dtype=np.float64).min()),
+    }
+
+
 def lowest_head(arrays: GateArrays) -> Head:
     """The (layer, head) of the lowest cosine averaged over windows and steps."""
     means = _by_head(arrays.cosine)

@@ -1,7 +1,9 @@
 """Quality gates: from one arm's raw samples to PASS, MARGINAL, KILL or NOT_EVALUATED.
 
-The verdict is the worst gate, and a gate that was not run caps it at MARGINAL. numpy only, so that
-the parent process can judge, and judge again later, without torch.
+The verdict is the worst gate, and a gate that was not run caps it at MARGINAL. A cosine has to be
+in a better band than that of the mean of all values, which knows nothing of q and k: else the gates
+cannot tell the method from one that does not attend. numpy only, so that the parent process can
+judge, and judge again later, without torch.
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ import msgspec
 
 from attnbench.errors import UsageError
 from attnbench.quality.bands import DEFAULT_BANDS, Band, Bands, Gate
-from attnbench.quality.figures import Figures, Head, figures, lowest_head, norm_ratio_heads
+from attnbench.quality.figures import (
+    Figures,
+    Head,
+    figures,
+    lowest_head,
+    norm_ratio_heads,
+    uniform_figures,
+)
 from attnbench.quality.samples import GateArrays, GateSamples
 
 REPLACEMENT = "replacement"  # values of `methods.base.Family`, whose module imports torch
@@ -22,6 +31,8 @@ CONTROL = "control"
 RANDOM = "random"
 GATES_NOT_RUN = "gates-not-run"
 ALL_PASSED = "all-gates-passed"
+NO_POWER = "no-power"
+COSINES = (Gate.MEAN_COSINE, Gate.P1_COSINE, Gate.LOWEST_HEAD)
 
 MORE_BUDGET = "give the method more budget or precision where it is worst"
 ADVICE = {
@@ -96,7 +107,7 @@ def judge(samples: GateSamples, family: str, weights: str) -> QualityVerdict:
     arrays = samples.arrays()
     found = figures(arrays)
     bands = gate_bands(found)
-    verdict = random_weights() if weights == RANDOM else _decide(bands, found, family != CONTROL)
+    verdict = _verdict(arrays, bands, found, family, weights)
     worst = _worst_head(arrays, verdict.worst_gate)
     windows, _, steps, _ = arrays.cosine.shape
     return msgspec.structs.replace(
@@ -110,6 +121,27 @@ def judge(samples: GateSamples, family: str, weights: str) -> QualityVerdict:
         steps=steps,
         context=int(arrays.context[0]),
     )
+
+
+def _verdict(
+    arrays: GateArrays, bands: Mapping[Gate, Band], found: Figures, family: str, weights: str
+) -> QualityVerdict:
+    if weights == RANDOM:
+        return random_weights()
+    decided = _decide(bands, found, family != CONTROL)
+    if decided.verdict is Quality.KILL or _tells_from_uniform(arrays, bands):
+        return decided
+    return not_evaluated(
+        NO_POWER,
+        f"judge on a model or text whose attention is not uniform: the mean of all values has "
+        f"cosine {found['null_uniform']:.4f} here",
+    )
+
+
+def _tells_from_uniform(arrays: GateArrays, bands: Mapping[Gate, Band]) -> bool:
+    """Whether the cosines of an arm, by gate, lie in a better band than those of the null model."""
+    null = gate_bands(uniform_figures(arrays))
+    return max(bands[gate] for gate in COSINES if gate in bands) < max(null.values())
 
 
 def gate_bands(

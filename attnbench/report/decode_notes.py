@@ -12,6 +12,7 @@ from msgspec import UNSET
 from attnbench.protocol.cell import Role
 from attnbench.protocol.result import ArmResult
 
+NO_POWER = "no-power"  # the gates' reason: a method that does not attend would do as well
 OPEN = ("INCONCLUSIVE", "VOID")
 LONGEST = 160  # characters of a failure; all of it is in the ledger
 
@@ -49,8 +50,16 @@ def _of_quality(results: Sequence[ArmResult]) -> Iterator[str]:
 
 def _unjudged(result: ArmResult) -> tuple[str, str]:
     verdict = result.verdict
-    unjudged = verdict.quality == "NOT_EVALUATED" and result.failure is UNSET
-    return result.method, f"quality NOT_EVALUATED ({verdict.quality_reason})" if unjudged else ""
+    if verdict.quality != "NOT_EVALUATED" or result.failure is not UNSET:
+        return result.method, ""
+    return result.method, f"quality NOT_EVALUATED ({verdict.quality_reason}){_no_power(result)}"
+
+
+def _no_power(result: ArmResult) -> str:
+    if result.verdict.quality_reason != NO_POWER or result.quality is UNSET:
+        return ""
+    cosine = result.quality["null_uniform"]
+    return f": the plain mean of all values already has cosine {cosine:.4f} here"
 
 
 def _doubtful(result: ArmResult) -> tuple[str, str]:

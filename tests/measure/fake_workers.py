@@ -70,6 +70,7 @@ class FakeWorkers:
     kv_bytes: dict[str, int] = field(default_factory=dict)
     allocated_bytes: dict[str, int] = field(default_factory=dict)
     cosine: dict[str, float] = field(default_factory=dict)
+    null_cosine: float = 0.5
     probe_note: str = ""
     faults: dict[int | str, BaseException] = field(default_factory=dict)
     watch: Callable[[], object] = lambda: None
@@ -188,14 +189,17 @@ class FakeWorkers:
     def _quality(self, task: QualityTask) -> QualityResult:
         labels = [arm.label for arm in task.bench.arms]
         return QualityResult(
-            arms={label: gate_samples(self.cosine.get(label, 1.0)) for label in labels},
+            arms={
+                label: gate_samples(self.cosine.get(label, 1.0), self.null_cosine)
+                for label in labels
+            },
             failures={},
             text_name="a text",
             text_sha256="ef" * 32,
         )
 
 
-def gate_samples(cosine: float):
+def gate_samples(cosine: float, null_cosine: float = 0.5):
     """Two windows, one layer, four steps, four heads, all alike."""
     per_step = np.full((2, 1, 4, 4), cosine, np.float32)
     one = np.ones((2, 1, 4), np.float32)
@@ -209,7 +213,7 @@ def gate_samples(cosine: float):
         kept_share=np.ones((2, 1, 4), np.float32),
         floor_cosine=one,
         floor_relative_l2=np.zeros_like(one),
-        null_uniform=one / 2,
+        null_uniform=one * null_cosine,
     ).pack()
 
 

@@ -219,6 +219,45 @@ def test_a_control_is_judged_but_does_not_count():
     assert verdict_on(killed, family="exact").counts
 
 
+def with_null(null: float, cosine: float) -> GateArrays:
+    return perfect(
+        null_uniform=np.full((W, L, H), null, np.float32),
+        cosine=np.full((W, L, S, H), cosine, np.float32),
+    )
+
+
+@pytest.mark.parametrize(
+    ("null", "cosine", "verdict", "reason"),
+    [
+        (0.9997, 1.0, Quality.NOT_EVALUATED, "no-power"),
+        (0.9997, 0.96, Quality.NOT_EVALUATED, "no-power"),
+        (0.9997, 0.90, Quality.KILL, "mean-cosine"),
+        (0.97, 1.0, Quality.MARGINAL, "gates-not-run"),
+        (0.97, 0.98, Quality.NOT_EVALUATED, "no-power"),
+        (0.90, 0.98, Quality.MARGINAL, "mean-cosine"),
+    ],
+)
+def test_an_arm_has_to_be_in_a_better_band_than_the_mean_of_all_values(
+    null, cosine, verdict, reason
+):
+    found = verdict_on(with_null(null, cosine))
+    assert (found.verdict, found.reason) == (verdict, reason)
+    assert found.figures["null_uniform"] == pytest.approx(null)
+
+
+def test_one_head_that_the_mean_of_all_values_cannot_have_gives_the_gates_power():
+    null = np.full((W, L, H), 0.9997, np.float32)
+    null[:, 1, 2] = 0.3
+    assert verdict_on(perfect(null_uniform=null)).reason == "gates-not-run"
+
+
+def test_what_has_no_power_says_how_near_the_null_model_is_and_what_to_do():
+    found = verdict_on(with_null(0.9997, 1.0))
+    assert "0.9997" in found.next_step
+    assert found.worst_gate is None
+    assert not found.counts
+
+
 def test_what_could_not_run_is_not_evaluated_and_says_what_to_do():
     verdict = not_evaluated("unsupported", "use a GPU")
     assert verdict.verdict is Quality.NOT_EVALUATED

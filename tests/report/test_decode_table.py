@@ -122,6 +122,15 @@ def test_an_arm_that_a_gate_did_not_pass_is_told_which_and_where(measured):
     assert "needle" in line
 
 
+def test_where_a_method_that_does_not_attend_would_do_as_well_that_is_said_once():
+    found = results(FakeWorkers(null_cosine=0.9997))
+    lines = printed(decode_table(found), WIDE)
+    (line,) = [line for line in lines if "no-power" in line]
+    assert line.startswith("every arm: quality NOT_EVALUATED (no-power)")
+    assert "cosine 0.9997" in line
+    assert {result.verdict.quality for result in found} == {"NOT_EVALUATED"}
+
+
 def test_bandwidth_and_floor_of_the_baseline_stand_below(measured):
     text = "\n".join(printed(decode_table(measured), WIDE))
     assert "2,000 GB/s" in text
