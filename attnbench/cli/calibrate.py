@@ -217,12 +217,13 @@ def _measured(
     from attnbench.errors import AttnbenchError
     from attnbench.measure.calibrating import Calibrator
     from attnbench.measure.calibration_plan import plan_calibration
+    from attnbench.measure.estimate import in_words
     from attnbench.report.progress import reporter
 
     with reporter(Console(stderr=True), json=as_json) as report:
         with report.stage("plan"):
             plan = plan_calibration(request)
-        report.note(f"{plan.protocol.sessions} sessions, about {plan.minutes:.0f} min in all")
+        report.note(f"{plan.protocol.sessions} sessions, {in_words(plan.minutes)} in all")
         calibrator = Calibrator(plan, book, report, past=past)
         report.note(f"run {calibrator.run}")
         try:

@@ -185,9 +185,11 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
 
 
 def _tell_plan(plan: Plan, note: Callable[[str], None]) -> None:
+    from attnbench.measure.estimate import in_words, minutes
+
     for label, why in plan.skipped:
         note(f"left out: {label}: {why}")
-    note(f"{len(plan.arms)} arms, about {plan.minutes:.0f} min on {plan.facts.name}")
+    note(f"{len(plan.arms)} arms, {in_words(minutes(plan))} on {plan.facts.name}")
 
 
 def show_plan(request: DecodeRequest, *, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import msgspec
 
 from attnbench.errors import UsageError
 from attnbench.measure.chosen import fastest_exact
+from attnbench.measure.estimate import minutes
 from attnbench.measure.plan import DecodeRequest, Plan, PlannedArm, plan_decode
 from attnbench.measure.tasks import Launch, PilotResult
 from attnbench.methods.base import Family
@@ -72,7 +73,7 @@ class CalibrationPlan:
     @property
     def minutes(self) -> float:
         """About how long the whole run takes; the order effect measures everything twice."""
-        return self.cell.minutes * (2 if self.request.order_effect else 1)
+        return minutes(self.cell) * (2 if self.request.order_effect else 1)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,9 +32,6 @@ PILOT_ONLY = {
 }
 # By arm, the one that runs the same kernel: which of the two is faster is luck.
 TWINS = {"cuda": {}, "cpu": {"sdpa,backend=flash": "sdpa"}}
-PROCESS_START_S = 8.0
-LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}
-CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server; only for the minutes that a plan names
 
 
 @dataclass(frozen=True)
@@ -92,11 +88,6 @@ class Plan:
     def needed_bytes(self) -> int:
         """Weights, exact cache and what a process needs beside them."""
         return self.weight_bytes + self.cache_bytes + SLACK_BYTES[self.device]
-
-    @property
-    def minutes(self) -> float:
-        """About how long the run takes; a guess from bytes and launches, not a measurement."""
-        return _minutes(self)
 
 
 def plan_decode(request: DecodeRequest) -> Plan:
@@ -288,21 +279,3 @@ def _what_fits(plan: Plan, room_bytes: int) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / (1 << 30):.1f} GiB"
-
-
-def _minutes(plan: Plan) -> float:
-    protocol = plan.request.protocol
-    step_s = max(_steps_s(plan), default=0.0)
-    steps = protocol.blocks * (protocol.untimed_steps + protocol.timed_steps)
-    steps += protocol.warmup_steps + protocol.groups * protocol.untimed_steps
-    measuring = len(plan.cells) * protocol.sessions * len(plan.arms) * steps * step_s
-    processes = 1 + protocol.sessions + 1 + (1 if plan.request.quality else 0)
-    loading = plan.weight_bytes / 1e9
-    return (measuring + processes * (PROCESS_START_S + loading)) / 60
-
-
-def _steps_s(plan: Plan) -> Iterator[float]:
-    bandwidth = plan.facts.theoretical_bandwidth_gb_s or CPU_BANDWIDTH_GB_S
-    reading = (plan.weight_bytes + plan.cache_bytes) / (bandwidth * 1e9)
-    for _, mode in plan.cells:
-        yield reading + plan.info.layers * LAUNCH_US_A_LAYER[mode] / 1e6

@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from attnbench.measure.estimate import in_words, minutes
 from attnbench.measure.plan import SLACK_BYTES, Plan, PlannedArm
 
 GIB = 1 << 30
@@ -33,7 +34,7 @@ def plan_table(plan: Plan) -> RenderableType:
         ),
         ("cache", f"{plan.fill.value}"),
         ("memory", _memory(plan)),
-        ("time", f"about {plan.minutes:.0f} min (a guess from bytes and launches)"),
+        ("time", f"{in_words(minutes(plan))} (a guess from bytes and launches)"),
     ):
         facts.add_row(Text(name, style="bold"), Text(value))
     return Group(facts, Text(), _arms(plan))
@@ -88,6 +89,6 @@ def plan_json(plan: Plan) -> str:
             "cache_bytes": plan.cache_bytes,
             "needed_bytes": plan.needed_bytes,
             "free_bytes": plan.facts.memory_free_bytes,
-            "minutes": round(plan.minutes, 2),
+            "minutes": round(minutes(plan), 2),
         }
     )

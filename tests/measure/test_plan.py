@@ -15,9 +15,8 @@ from attnbench.measure.tasks import Fill
 from attnbench.methods.base import Family
 from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Mode, Scope
-from attnbench.protocol.presets import CANONICAL, QUICK, RIGOROUS
 from tests.measure.odd_methods import Halved
-from tests.measure.planned import CPU, file_of, plan, request
+from tests.measure.planned import CPU, file_of, request
 
 
 @pytest.fixture(autouse=True)
@@ -232,14 +231,6 @@ def test_a_method_of_another_package_keeps_the_target_that_finds_it(parameters):
 def test_an_implementation_chosen_by_device_is_part_of_label_and_spec():
     (arm, *_) = plan_decode(request(methods=("int8_kv",))).arms
     assert (arm.label, arm.spec) == ("int8_kv,impl=torch", "int8_kv,impl=torch")
-
-
-def test_more_sessions_take_more_minutes():
-    quick, canonical, rigorous = (
-        plan(request=request(protocol=protocol)).minutes
-        for protocol in (QUICK, CANONICAL, RIGOROUS)
-    )
-    assert 0 < quick < canonical < rigorous
 
 
 def test_the_source_of_every_arm_is_hashed_when_the_run_is_planned():

@@ -1,0 +1,116 @@
+"""About how long a run takes: a guess from bytes, launches and counts of steps, no measurement.
+
+What a step and a process cost was read off runs on an H100 and on one core of a server; the guess
+should be right within a factor of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from attnbench.measure.conductor import (
+    PILOT_BLOCKS,
+    PILOT_STEPS,
+    QUALITY_STEPS,
+    QUALITY_WINDOWS,
+)
+from attnbench.measure.layout import REHEARSALS, steps_of
+from attnbench.measure.overseer import ALWAYS_PROBED, PROBED_SHARE
+from attnbench.measure.plan import Plan, PlannedArm
+from attnbench.measure.tasks import StepCounts
+from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
+from attnbench.methods.base import Family
+from attnbench.protocol.cell import Mode
+from attnbench.quality.figures import LOGIT_STEPS
+
+LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}
+CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server
+# How often an arm that copies KV heads moves the cache: on an H100, four query heads a KV head. On
+# a CPU a step is mostly launches.
+REREADS = {"cuda": {"sdpa_repeat_kv": 16.0, "eager_repeat_kv": 28.0}, "cpu": {}}
+PLANNING_S = {"cuda": 5.0, "cpu": 2.5}
+PROCESS_S = {"cuda": 8.0, "cpu": 3.5}  # imports, and on a GPU its context
+LOADING_S = {"cuda": 1.0, "cpu": 2.0}  # beside the weights: text, survey, prefill
+TUNING_S_AN_ARM = {"cuda": 6.0, "cpu": 0.0}
+FORK_S_AN_ARM = 0.3  # of the memory part
+# In steps: what is checked of a visit, of the probes and of an arm's trial in the pilot, and the
+# null models and repetitions of the quality gates in a window.
+CHECKS_A_VISIT, PROBES, TRIAL, GATES = 5, 50, 20, 40
+
+
+def minutes(plan: Plan) -> float:
+    """About how long a decode run of this plan takes."""
+    parts_s = (PLANNING_S[plan.device], _pilot_s(plan), _sessions_s(plan), _memory_s(plan))
+    return (sum(parts_s) + (_quality_s(plan) if plan.request.quality else 0.0)) / 60
+
+
+def in_words(about_minutes: float) -> str:
+    """In minutes, or in seconds below one."""
+    if about_minutes < 1:
+        return f"about {max(1, round(60 * about_minutes))} s"
+    return f"about {about_minutes:.0f} min"
+
+
+def _pilot_s(plan: Plan) -> float:
+    exact = [arm for arm in plan.arms if arm.family is Family.EXACT and not arm.twin]
+    trials_s = sum(
+        TUNING_S_AN_ARM[plan.device] + TRIAL * _slowest_step_s(plan, arm) for arm in plan.arms
+    )
+    probes_s = sum(PROBES * _slowest_step_s(plan, arm) for arm in exact)
+    timed_s = sum(_arm_s(step_s, PILOT_STEPS, PILOT_BLOCKS, 1) for step_s in _steps_s(plan, exact))
+    return _process_s(plan) + trials_s + timed_s + probes_s
+
+
+def _sessions_s(plan: Plan) -> float:
+    """Every arm but those of the pilot alone, and the baseline once more."""
+    protocol, arms = plan.request.protocol, [arm for arm in plan.arms if not arm.pilot_only]
+    counts = steps_of(protocol)
+    timed_s = sum(
+        _arm_s(step_s, counts, protocol.blocks, protocol.groups) for step_s in _steps_s(plan, arms)
+    )
+    probes_s = sum(PROBES * _slowest_step_s(plan, arm) for arm in arms)
+    spared = max(0, protocol.sessions - ALWAYS_PROBED)
+    probed = protocol.sessions - spared * (1 - PROBED_SHARE)
+    with_again = (len(arms) + 1) / max(1, len(arms))
+    return protocol.sessions * (_process_s(plan) + timed_s * with_again) + probed * probes_s
+
+
+def _memory_s(plan: Plan) -> float:
+    return PROCESS_S[plan.device] + FORK_S_AN_ARM * len(plan.arms)
+
+
+def _quality_s(plan: Plan) -> float:
+    """Nothing where weights are random: there is nothing to judge."""
+    if plan.info.weights != "trained":
+        return 0.0
+    arms = [arm for arm in plan.arms if not arm.pilot_only]
+    steps = QUALITY_WINDOWS * (QUALITY_STEPS + LOGIT_STEPS + GATES)
+    return _process_s(plan) + sum(steps * _slowest_step_s(plan, arm) for arm in arms)
+
+
+def _process_s(plan: Plan) -> float:
+    """A process that stands ready, model and cache in it."""
+    return PROCESS_S[plan.device] + LOADING_S[plan.device] + plan.weight_bytes / 1e9
+
+
+def _arm_s(step_s: float, counts: StepCounts, blocks: int, groups: int) -> float:
+    """One arm in one cell of one session: warm-up, visits, rehearsals, and what is checked."""
+    timed = max(counts.timed_steps, counts.min_visit_ms / 1e3 / step_s) * (1 + EXTRA_SHARE / 2)
+    visit = counts.untimed_steps + EXTRA_UNTIMED / 2 + timed + CHECKS_A_VISIT
+    again = (groups - 1) * counts.untimed_steps
+    return step_s * (counts.warmup_steps + again + (blocks + REHEARSALS) * visit)
+
+
+def _steps_s(plan: Plan, arms: list[PlannedArm]) -> Iterator[float]:
+    """A step of every arm in every cell."""
+    return (_step_s(plan, arm, mode) for _, mode in plan.cells for arm in arms)
+
+
+def _slowest_step_s(plan: Plan, arm: PlannedArm) -> float:
+    return max((_step_s(plan, arm, mode) for _, mode in plan.cells), default=0.0)
+
+
+def _step_s(plan: Plan, arm: PlannedArm, mode: Mode) -> float:
+    bandwidth = plan.facts.theoretical_bandwidth_gb_s or CPU_BANDWIDTH_GB_S
+    moved = plan.weight_bytes + plan.cache_bytes * REREADS[plan.device].get(arm.label, 1.0)
+    return moved / (bandwidth * 1e9) + plan.info.layers * LAUNCH_US_A_LAYER[mode] / 1e6
