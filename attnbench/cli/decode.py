@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attnbench.errors import AttnbenchError
+    from attnbench.measure.chosen import PilotArm
     from attnbench.measure.plan import DecodeRequest, Plan
+    from attnbench.protocol.cell import Cell
     from attnbench.protocol.result import ArmResult
 
 
@@ -137,15 +139,17 @@ def decode(
         show_plan(request, as_json=as_json)
         return
     measured = measure(request, ledger, as_json=as_json)
-    show_results(measured.results, ledger, as_json=as_json)
+    show_results(measured, ledger, as_json=as_json)
     raise typer.Exit(_exit_code(measured, slower_allowed))
 
 
 class Measured(NamedTuple):
-    """What a run recorded, and what of it failed after the latencies were there."""
+    """What a run recorded, what of it failed after the latencies were there, and the arms of each
+    cell that were in the pilot alone."""
 
     results: tuple[ArmResult, ...]
     failed: tuple[AttnbenchError, ...]
+    alone: dict[Cell, tuple[PilotArm, ...]]
 
 
 def _exit_code(measured: Measured, slower_allowed: float | None) -> int:
@@ -165,6 +169,7 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
     from rich.console import Console
 
     from attnbench.ledger import Kind, Ledger
+    from attnbench.measure.chosen import pilot_alone
     from attnbench.measure.conductor import Conductor
     from attnbench.measure.plan import plan_decode
     from attnbench.measure.verdicts import arm_results
@@ -181,7 +186,7 @@ def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
             results = arm_results(evidence)
             for result in results:
                 book.append(Kind.RESULT, msgspec.to_builtins(result), cites=evidence.cites)
-    return Measured(results, evidence.failed)
+    return Measured(results, evidence.failed, pilot_alone(evidence))
 
 
 def _tell_plan(plan: Plan, note: Callable[[str], None]) -> None:
@@ -204,20 +209,20 @@ def show_plan(request: DecodeRequest, *, as_json: bool) -> None:
         console().print(plan_table(plan))
 
 
-def show_results(results: tuple[ArmResult, ...], path: Path, *, as_json: bool) -> None:
+def show_results(measured: Measured, path: Path, *, as_json: bool) -> None:
     """Print the table, or the results as JSON."""
     import msgspec
 
     from attnbench.report.decode_table import decode_table
 
     if as_json:
-        typer.echo(msgspec.json.encode(results).decode())
+        typer.echo(msgspec.json.encode(measured.results).decode())
         return
-    shown = console()
-    shown.print(decode_table(results))
+    shown, run = console(), measured.results[0].run
+    shown.print(decode_table(measured.results, measured.alone))
     shown.print(
-        f"run {results[0].run} is in {path}; `attnbench ledger log --run {results[0].run}` lists "
-        "it, `attnbench ledger diff` compares it with the run before.",
+        f"run {run} is in {path}; `attnbench ledger log --run {run}` lists it, `attnbench ledger "
+        "diff` compares it with the run before.",
         highlight=False,
         soft_wrap=True,
     )

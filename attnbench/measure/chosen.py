@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from statistics import median
 
 from msgspec.structs import replace
 
 from attnbench.errors import Unsupported
 from attnbench.measure.conduct import conduct_of
-from attnbench.measure.evidence import AGAIN
+from attnbench.measure.evidence import AGAIN, Evidence
 from attnbench.measure.plan import PlannedArm
 from attnbench.measure.tasks import ArmFailure, Launch, PilotResult
 from attnbench.methods.base import Family
-from attnbench.protocol.cell import Arm
+from attnbench.protocol.cell import Arm, Cell
 from attnbench.protocol.integrity import misconduct
 from attnbench.protocol.verdict import NEXT_STEP, Finding
 
@@ -105,6 +106,42 @@ def takes_part(arm: PlannedArm, pilot: PilotResult, cell: int, baseline: str) ->
     failed_here = arm.label in pilot.session.cells[cell].failures
     kept_out = arm.pilot_only and arm.label != baseline
     return pilot.arms[arm.label].failure is None and not failed_here and not kept_out
+
+
+@dataclass(frozen=True)
+class PilotArm:
+    """An arm that stayed in the pilot: its time there over the baseline's, None where it has none
+    (a twin, which runs the kernel of another arm, or an arm that failed)."""
+
+    label: str
+    over_baseline: float | None
+    twin: str
+
+
+def pilot_alone(evidence: Evidence) -> dict[Cell, tuple[PilotArm, ...]]:
+    """By cell, the arms that none of its sessions holds because they are slow or a twin."""
+    arms = evidence.plan.arms
+    return {
+        cell.cell: _alone_in(evidence.pilot, index, arms, cell.baseline.label)
+        for index, cell in enumerate(evidence.cells)
+    }
+
+
+def _alone_in(
+    pilot: PilotResult, cell: int, arms: Iterable[PlannedArm], baseline: str
+) -> tuple[PilotArm, ...]:
+    times_us = {label: median(us.values()) for label, us in _exact_visits_us(pilot, cell).items()}
+    return tuple(
+        PilotArm(
+            label=arm.label,
+            over_baseline=(
+                times_us[arm.label] / times_us[baseline] if arm.label in times_us else None
+            ),
+            twin=arm.twin,
+        )
+        for arm in arms
+        if arm.pilot_only and arm.label != baseline
+    )
 
 
 def kernel_choices(arms: Iterable[Arm], pilot: PilotResult) -> dict[str, Launch]:

@@ -9,18 +9,26 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import UNSET
 
+from attnbench.measure.chosen import PilotArm
 from attnbench.protocol.cell import Role
 from attnbench.protocol.result import ArmResult
+from attnbench.report.order_notes import marked, order_note
 
 NO_POWER = "no-power"  # the gates' reason: a method that does not attend would do as well
 OPEN = ("INCONCLUSIVE", "VOID")
+CYCLES_APART = 0.01  # of the ratio of times: below it cycles and time say the same
 LONGEST = 160  # characters of a failure; all of it is in the ledger
 
 
-def notes(results: Sequence[ArmResult]) -> Iterator[str]:
-    """Lines of plain text, the most general first."""
+def notes(results: Sequence[ArmResult], alone: Sequence[PilotArm] = ()) -> Iterator[str]:
+    """Lines of plain text, the most general first; `alone` are the arms of the pilot alone."""
     yield from _of_baseline(results)
+    if alone:
+        named = " · ".join(map(_pilot_time, alone))
+        yield f"in the pilot alone, with their times there over A's: {named}"
     yield from _of_quality(results)
+    yield from order_note(results)
+    yield from _shared((_cycles(result) for result in results), every="every arm")
     candidates = [result for result in results if result.role is Role.CANDIDATE]
     yield from _shared((_open_latency(result) for result in candidates), every="every candidate")
     yield from _shared((result.method, _failure(result)) for result in results)
@@ -38,6 +46,26 @@ def _of_baseline(results: Sequence[ArmResult]) -> Iterator[str]:
             f"× floor: over the time to read the step's bytes at {floor.bandwidth_gb_s:,.0f} GB/s, "
             f"measured in the same sessions; {floor.ms:.3f} ms for A."
         )
+
+
+def _pilot_time(arm: PilotArm) -> str:
+    if arm.over_baseline is not None:
+        return f"{arm.label} {arm.over_baseline:.2f}×"
+    why = f"not timed: the kernel of {arm.twin}" if arm.twin else "did not run"
+    return f"{arm.label} ({why})"
+
+
+def _cycles(result: ArmResult) -> tuple[str, str]:
+    """Where clocks differed, time and SM cycles say different things."""
+    if result.statistics is UNSET or result.ratio is UNSET:
+        return marked(result), ""
+    cycles = result.statistics.cycles_ratio
+    if cycles is UNSET or abs(cycles.estimate / result.ratio.estimate - 1) <= CYCLES_APART:
+        return marked(result), ""
+    return marked(result), (
+        f"{1 / cycles.estimate:.3f} of A's SM cycles a step, in {1 / result.ratio.estimate:.3f} of "
+        "its time: the two ran at different clocks"
+    )
 
 
 def _of_quality(results: Sequence[ArmResult]) -> Iterator[str]:

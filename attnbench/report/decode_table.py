@@ -6,9 +6,10 @@ column each, columns that belong together share one, one above the other.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from types import MappingProxyType
 
 from msgspec import UNSET
 from rich.box import SIMPLE_HEAD
@@ -17,12 +18,14 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from attnbench.measure.chosen import PilotArm
 from attnbench.protocol.cell import Cell, Role
 from attnbench.protocol.result import ArmResult
 from attnbench.protocol.verdict import Verdict
 from attnbench.report.decode_notes import notes
 
 MIB = 1 << 20
+NOBODY: Mapping[Cell, Sequence[PilotArm]] = MappingProxyType({})
 ABSENT = "–"
 CEILING = "zero_cost"
 STYLES = {
@@ -48,15 +51,26 @@ COLUMNS = (
 LEFT = ("arm", "latency", "quality")
 
 
-def decode_table(results: Sequence[ArmResult]) -> RenderableType:
-    """One table a cell, in the order of the results, with the notes that go with it."""
+def decode_table(
+    results: Sequence[ArmResult], alone: Mapping[Cell, Sequence[PilotArm]] = NOBODY
+) -> RenderableType:
+    """One table a cell, in the order of the results, with the notes that go with it; `alone` are
+    the arms of each cell that were in the pilot alone."""
     cells = list(dict.fromkeys(result.cell for result in results))
-    return Group(*(_cell_block(cell, [r for r in results if r.cell == cell]) for cell in cells))
+    return Group(
+        *(
+            _cell_block(cell, [r for r in results if r.cell == cell], alone.get(cell, ()))
+            for cell in cells
+        )
+    )
 
 
-def _cell_block(cell: Cell, results: Sequence[ArmResult]) -> RenderableType:
+def _cell_block(
+    cell: Cell, results: Sequence[ArmResult], alone: Sequence[PilotArm]
+) -> RenderableType:
     title = Text(cell_title(cell), style="bold")
-    return Group(title, _CellTable(results), *(Text(line) for line in notes(results)), Text())
+    lines = [Text(line) for line in notes(results, alone)]
+    return Group(title, _CellTable(results), *lines, Text())
 
 
 def cell_title(cell: Cell) -> str:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 import pytest
 from msgspec.structs import replace
 
+from attnbench.measure.plan import PlannedArm
+from attnbench.methods.base import Family
 from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.result import Interval
 from attnbench.report.decode_table import decode_table
 from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, broke
-from tests.measure.planned import EAGER, INT8, SDPA, SINK, ZERO, plan
-from tests.report.runs import printed, results
+from tests.measure.planned import ARMS, EAGER, INT8, MATH, SDPA, SINK, ZERO, plan
+from tests.report.runs import alone, printed, results
 
 WIDE, NARROW = 200, 100
 SPEEDS = {INT8.label: 800.0, ZERO.label: 600.0}
@@ -135,6 +140,91 @@ def test_bandwidth_and_floor_of_the_baseline_stand_below(measured):
     text = "\n".join(printed(decode_table(measured), WIDE))
     assert "2,000 GB/s" in text
     assert "0.250 ms for A" in text
+
+
+TWIN = PlannedArm("twin", "twin", Family.EXACT, asked_for=False, pilot_only=True, twin=SDPA.label)
+
+
+def test_arms_of_the_pilot_alone_are_named_with_their_times_there():
+    described = plan(arms=(*ARMS, TWIN))
+    workers = FakeWorkers(SPEEDS)
+    table = decode_table(results(workers, described), alone(workers, described))
+    (line,) = [line for line in printed(table, WIDE) if line.startswith("in the pilot alone")]
+    assert re.search(r"over A's: sdpa,backend=math (2\.9|3\.0)\d×", line)
+    assert "twin (not timed: the kernel of sdpa)" in line
+
+
+def test_an_arm_that_failed_in_the_pilot_has_no_time_there():
+    workers = FakeWorkers(not_here={MATH.label: broke("pilot")})
+    (found,) = alone(workers).values()
+    assert [(arm.label, arm.over_baseline) for arm in found] == [(MATH.label, None)]
+    table = decode_table(results(workers), alone(workers))
+    assert any("sdpa,backend=math (did not run)" in line for line in printed(table, WIDE))
+
+
+def near(estimate: float) -> Interval:
+    return Interval(estimate=estimate, low=estimate - 0.002, high=estimate + 0.002, level=0.95)
+
+
+def with_statistics(found, arm: str, **changes):
+    return [
+        replace(result, statistics=replace(result.statistics, **changes))
+        if result.arm == arm
+        else result
+        for result in found
+    ]
+
+
+def without_effects(found):
+    return [
+        replace(
+            result,
+            statistics=replace(result.statistics, position_effect=near(1), carry_over=near(1)),
+        )
+        for result in found
+    ]
+
+
+def order_lines(found) -> list[str]:
+    return [line for line in printed(decode_table(found), WIDE) if line.startswith("order: ")]
+
+
+def test_that_place_and_order_cost_nothing_is_said_once_with_the_largest_effect(measured):
+    quiet = without_effects(measured)
+    slight = with_statistics(quiet, INT8.label, position_effect=near(1.001))
+    (line,) = order_lines(slight)
+    assert line.startswith("order: no effect of position (last place over first)")
+    assert "largest int8_kv,impl=torch +0.10% (-0.10% to +0.30%), nor of carry-over" in line
+
+
+def test_an_arm_whose_place_or_heritage_costs_something_is_named(measured):
+    quiet = without_effects(measured)
+    (line,) = order_lines(with_statistics(quiet, "sdpa#2", carry_over=near(0.99)))
+    assert "visits right after an arm over others): sdpa (A′) -1.00% (-1.20% to -0.80%)" in line
+    assert "1 of 12 intervals" in line
+
+
+def test_without_effects_in_the_record_nothing_is_said_of_order(measured):
+    bare = [
+        replace(
+            result,
+            statistics=replace(
+                result.statistics, position_effect=msgspec.UNSET, carry_over=msgspec.UNSET
+            ),
+        )
+        for result in measured
+    ]
+    assert order_lines(bare) == []
+
+
+@pytest.mark.parametrize(("apart", "said"), [(1.02, True), (1.005, False)])
+def test_cycles_are_told_where_they_and_time_differ_by_more_than_a_hundredth(measured, apart, said):
+    ratio = next(result.ratio for result in measured if result.arm == INT8.label)
+    cycles = near(ratio.estimate * apart)
+    lines = printed(decode_table(with_statistics(measured, INT8.label, cycles_ratio=cycles)), WIDE)
+    found = [line for line in lines if "SM cycles" in line]
+    assert bool(found) is said
+    assert all(line.startswith(f"{INT8.label}: {1 / cycles.estimate:.3f} of A's") for line in found)
 
 
 def test_every_cell_is_a_table_with_its_title():
