@@ -45,6 +45,12 @@ class ModelError(AttnbenchError):
     """A model that cannot be found, fetched, read or driven faithfully."""
 
 
+class NoSuchModel(ModelError):
+    """The command line names a model that is not there."""
+
+    exit_code = Exit.USAGE
+
+
 class DoesNotFit(AttnbenchError):
     """More memory is needed than there is; the hint names the largest context that fits."""
 

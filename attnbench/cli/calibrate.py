@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.cli.common import console, require_sound
+from attnbench.cli.common import console, require_appendable, require_sound
 from attnbench.errors import UsageError
 from attnbench.protocol.cell import Mode, Scope
 
@@ -174,7 +174,7 @@ def _before(path: Path, resume: str) -> tuple[Ledger, Past | None]:
     from attnbench.measure.calibration_past import past_of
 
     book = Ledger(path)
-    require_sound(book)
+    require_appendable(book)
     return book, past_of(book, resume) if resume else None
 
 

@@ -19,6 +19,12 @@ def require_sound(book: Ledger) -> None:
             pass
 
 
+def require_appendable(book: Ledger) -> None:
+    """Read all of it, and see that it could be written, before anything else is done."""
+    book.require_writable()
+    require_sound(book)
+
+
 def console() -> Console:
     """As wide as the terminal; wide enough for every table where there is none."""
     from rich.console import Console

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from attnbench.cli.common import console, require_sound
+from attnbench.cli.common import console, require_appendable
 from attnbench.protocol.cell import Mode, Scope
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from attnbench.errors import AttnbenchError
+    from attnbench.ledger import Ledger
     from attnbench.measure.chosen import PilotArm
     from attnbench.measure.plan import DecodeRequest, Plan
     from attnbench.protocol.cell import Cell
@@ -117,9 +118,12 @@ def decode(
 
     attnbench decode --method sink_window,window=512 --method mine.py:MyMethod
     """
+    from attnbench.ledger import Ledger
     from attnbench.measure.plan import DecodeRequest
     from attnbench.protocol.presets import preset
 
+    book = Ledger(ledger)
+    require_appendable(book)
     request = DecodeRequest(
         model=model,
         protocol=preset(protocol),
@@ -138,7 +142,7 @@ def decode(
     if plan:
         show_plan(request, as_json=as_json)
         return
-    measured = measure(request, ledger, as_json=as_json)
+    measured = measure(request, book, as_json=as_json)
     show_results(measured, ledger, as_json=as_json)
     raise typer.Exit(_exit_code(measured, slower_allowed))
 
@@ -163,20 +167,18 @@ def _exit_code(measured: Measured, slower_allowed: float | None) -> int:
     return int(run_exit(measured.results, slower_allowed=allowed))
 
 
-def measure(request: DecodeRequest, path: Path, *, as_json: bool) -> Measured:
+def measure(request: DecodeRequest, book: Ledger, *, as_json: bool) -> Measured:
     """Plan, run and record."""
     import msgspec
     from rich.console import Console
 
-    from attnbench.ledger import Kind, Ledger
+    from attnbench.ledger import Kind
     from attnbench.measure.chosen import pilot_alone
     from attnbench.measure.conductor import Conductor
     from attnbench.measure.plan import plan_decode
     from attnbench.measure.verdicts import arm_results
     from attnbench.report.progress import reporter
 
-    book = Ledger(path)
-    require_sound(book)
     with reporter(Console(stderr=True), json=as_json) as report:
         with report.stage("plan"):
             plan = plan_decode(request)
@@ -194,6 +196,8 @@ def _tell_plan(plan: Plan, note: Callable[[str], None]) -> None:
 
     for label, why in plan.skipped:
         note(f"left out: {label}: {why}")
+    for remark in plan.remarks:
+        note(f"note: {remark}")
     note(f"{len(plan.arms)} arms, {in_words(minutes(plan))} on {plan.facts.name}")
 
 

@@ -12,7 +12,7 @@ import typer
 from attnbench import ledger as book
 from attnbench.cli import ledger_views as views
 from attnbench.cli.diff_view import diff_json, show_diff
-from attnbench.cli.ledger_filters import Filters, parse_since
+from attnbench.cli.ledger_filters import Filters, parse_since, refuse_unknown
 from attnbench.cli.tabular import show
 from attnbench.errors import UsageError
 from attnbench.ledger.comparison import Side
@@ -23,7 +23,11 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="Read, compare, check and retract what was recorded.",
+    help="""Read, compare, check and retract what was recorded.
+
+    Examples: `attnbench ledger log --kind result`, `attnbench ledger diff`,
+    `attnbench ledger verify`.
+    """,
 )
 
 LedgerPath = Annotated[
@@ -55,6 +59,7 @@ def log(
     records = list(book.Ledger(path).records())
     state = book.fold(records)
     filters = Filters(kind, cell, method, verdict, run, parse_since(since), tainted)
+    refuse_unknown(filters, records)
     chosen = [record for record in records if filters.accept(record, state)]
     if as_json:
         _print_json([views.record_json(record, state) for record in chosen])

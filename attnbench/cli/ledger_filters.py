@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Record, State, Status
+
+# What a record may say, from `protocol` and `quality`, whose modules import msgspec.
+VERDICTS = (
+    "FASTER", "SLOWER", "EQUIVALENT", "INCONCLUSIVE", "VOID", "SMALLER", "LARGER",
+    "PASS", "MARGINAL", "KILL", "NOT_EVALUATED", "SUPPORTED", "FALSIFIED", "UNTESTABLE",
+)  # fmt: skip
+CELL_NAMES = ("model", "context", "batch", "dtype", "scope", "mode", "device")
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,29 @@ class Filters:
             and (self.since is None or datetime.fromisoformat(record.utc) >= self.since)
             and (not self.tainted or state.statuses[record.id] is not Status.LIVE)
         )
+
+
+def refuse_unknown(filters: Filters, records: Sequence[Record]) -> None:
+    """Raise UsageError for a verdict or a name in a cell that no record could have."""
+    said = {str(value).lower() for r in records for value in _named(r, "verdict").values()}
+    if filters.verdict and filters.verdict.lower() not in said:
+        _require(filters.verdict, VERDICTS, "verdict")
+    names = {str(name) for r in records for name in _named(r, "cell")} | set(CELL_NAMES)
+    for word in filters.cell.split():
+        name, equals, _ = word.partition("=")
+        if equals and not any(each.endswith(name.lower()) for each in names):
+            _require(name, sorted(names - {""}), "part of a cell")
+
+
+def _require(word: str, known: Sequence[str], what: str) -> None:
+    by_lower = {each.lower(): each for each in known}
+    if word.lower() in by_lower:
+        return
+    near = get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
+    raise UsageError(
+        f"no {what} is called {word!r}" + (f"; did you mean {by_lower[near[0]]}?" if near else ""),
+        hint=f"there are {', '.join(known)}",
+    )
 
 
 def parse_since(text: str) -> datetime | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from textwrap import shorten
 from typing import Any
 
 from attnbench.cli.tabular import Grid
 from attnbench.ledger import Kind, Record, Report, State, Status
 
 SHORT_ID = 12
+LONGEST = 72  # characters of a text; `ledger show` prints all of it
+SAID = ("reason", "note", "claim", "concern")  # members of a body that are text for people
 STYLES = {
     "KILL": "red",
     "SLOWER": "red",
@@ -165,8 +168,12 @@ def _what(record: Record) -> str:
     if record.kind is Kind.SESSION:
         return f"session {body.get('session', '')} {body.get('phase', '')}"
     target = str(body.get("target", ""))[:SHORT_ID]
-    words = [target, str(body.get("reason", "")), str(body.get("note", ""))]
+    words = [target, *(_beginning(body.get(name)) for name in SAID)]
     return " · ".join(word for word in words if word)
+
+
+def _beginning(text: object) -> str:
+    return shorten(text, LONGEST, placeholder=" …") if isinstance(text, str) else ""
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:

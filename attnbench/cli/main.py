@@ -88,7 +88,20 @@ def attnbench(
         ),
     ] = False,
 ) -> None:
-    """Is an attention or KV-cache method really faster or smaller at decode time?"""
+    """Is an attention or KV-cache method really faster or smaller at decode time?
+
+    Examples:
+
+    attnbench doctor
+
+    attnbench decode
+
+    attnbench decode --plan --model preset:llama-3.2-1b --ctx 32768 --batch 4
+
+    attnbench parity my_method.py:MyMethod
+
+    attnbench ledger diff
+    """
 
 
 def main() -> NoReturn:

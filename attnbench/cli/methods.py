@@ -13,7 +13,15 @@ from attnbench.cli.tabular import Grid, show
 if TYPE_CHECKING:
     from attnbench.methods.base import Method
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="List and show methods.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""List and show methods.
+
+    Examples: `attnbench methods list`, `attnbench methods show sink_window,window=1024`.
+    """,
+)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

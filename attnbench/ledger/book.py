@@ -21,6 +21,7 @@ from attnbench.ledger.storage import (
     explained,
     last_line,
     locked_for_append,
+    require_writable,
     settled_size,
     write_whole,
 )
@@ -85,6 +86,11 @@ class Ledger:
         """
         with explained(self.path, "read"), self.path.open("rb") as file:
             yield from walk(file, settled_size(file.fileno()), str(self.path))
+
+    def require_writable(self) -> None:
+        """Raise LedgerUnavailable where nothing could be appended; creates and changes nothing."""
+        for path in (self.path, self.blob_folder / "blob"):
+            require_writable(path)
 
     def put_blob(self, data: bytes) -> str:
         """Store raw samples durably; returns `sha256:<hex>`. Storing the same again is no harm."""

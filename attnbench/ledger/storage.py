@@ -30,6 +30,22 @@ def locked_for_append(path: Path) -> Iterator[int]:
             os.close(fd)
 
 
+def require_writable(path: Path) -> None:
+    """Raise LedgerUnavailable where a file could not be written at `path`; creates nothing."""
+    with explained(path, "written"):
+        if path.is_dir():
+            raise _error(errno.EISDIR)
+        place = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if place != path and not place.is_dir():
+            raise _error(errno.ENOTDIR)
+        if not os.access(place, os.W_OK if place == path else os.W_OK | os.X_OK):
+            raise _error(errno.EACCES)
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
 def settled_size(fd: int) -> int:
     """Return the length of a ledger at a moment when nobody is writing to it."""
     import portalocker

@@ -18,6 +18,7 @@ from attnbench.measure.device import environment
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.layout import bench_of, cell_of, steps_of
 from attnbench.measure.plan import Plan, PlannedArm
+from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
@@ -47,7 +48,6 @@ PILOT_STEPS = StepCounts(
 )
 PILOT_BLOCKS = 4
 QUALITY_STEPS = 16
-QUALITY_WINDOWS = 2
 
 
 class Conductor:

@@ -12,11 +12,11 @@ from attnbench.measure.conductor import (
     PILOT_BLOCKS,
     PILOT_STEPS,
     QUALITY_STEPS,
-    QUALITY_WINDOWS,
 )
 from attnbench.measure.layout import REHEARSALS, steps_of
 from attnbench.measure.overseer import ALWAYS_PROBED, PROBED_SHARE
 from attnbench.measure.plan import Plan, PlannedArm
+from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.tasks import StepCounts
 from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
 from attnbench.methods.base import Family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import torch
 
 from attnbench.errors import DoesNotFit, Unsupported, UsageError
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu
+from attnbench.measure.prompts import TextNeed, refuse_early
 from attnbench.measure.tasks import Fill
 from attnbench.methods.base import Family, Method
 from attnbench.methods.registry import exact_methods, parse, source_sha256
-from attnbench.models.info import ModelInfo, check_context
+from attnbench.models.info import ModelInfo, beyond_positions, check_context
 from attnbench.models.sources import inspect
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.presets import Protocol
+from attnbench.quality.figures import LOGIT_STEPS
 from attnbench.quality.gates import refuse_replacement
 from attnbench.quality.text import read_text
 
@@ -85,6 +88,11 @@ class Plan:
     cache_bytes: int
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What to know of this plan beside its figures."""
+        return tuple(filter(None, (beyond_positions(self.info, self.context),)))
+
+    @property
     def needed_bytes(self) -> int:
         """Weights, exact cache and what a process needs beside them."""
         return self.weight_bytes + self.cache_bytes + SLACK_BYTES[self.device]
@@ -100,10 +108,13 @@ def plan_decode(request: DecodeRequest) -> Plan:
     _check_request(request)
     device = _device(request.device)
     facts = device_facts(device)
+    _check_threads(request.threads, facts)
     info = inspect(request.model)
     context = _context(request, info)
     dtype = request.dtype or ("bfloat16" if device == "cuda" else "float32")
     arms, skipped = _arms(request, torch.device(device), context)
+    if info.weights == "trained":
+        refuse_early(_text_need(request, info, context))
     plan = Plan(
         request=request,
         info=info,
@@ -140,6 +151,15 @@ def _check_request(request: DecodeRequest) -> None:
         )
 
 
+def _check_threads(threads: int, facts: DeviceFacts) -> None:
+    cores = facts.cores or len(os.sched_getaffinity(0))
+    if threads > cores:
+        raise UsageError(
+            f"--threads {threads} is more than the {cores} cores that this process may use",
+            hint=f"use at most {cores}",
+        )
+
+
 def _device(asked: str) -> str:
     if asked not in ("", "cuda", "cpu"):
         raise UsageError(f"no device is called {asked!r}", hint="there are cuda and cpu")
@@ -152,6 +172,18 @@ def _context(request: DecodeRequest, info: ModelInfo) -> int:
         context = min(DEFAULT_CONTEXT, info.max_context - SPARE_ROWS)
     check_context(info, context)
     return context
+
+
+def _text_need(request: DecodeRequest, info: ModelInfo, context: int) -> TextNeed:
+    judged = min(context, info.max_context - LOGIT_STEPS)
+    return TextNeed(
+        model=request.model,
+        text=request.text,
+        context=context,
+        batch=request.batch,
+        seed=request.seed,
+        judged_context=judged if request.quality else None,
+    )
 
 
 def _cells(request: DecodeRequest, device: str) -> tuple[tuple[Scope, Mode], ...]:

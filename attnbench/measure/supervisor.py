@@ -9,13 +9,15 @@ with it.
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from threading import Thread
 from typing import IO
 
@@ -37,6 +39,7 @@ from attnbench.measure.tasks import Task, TaskResult
 
 WORKER = (sys.executable, "-m", "attnbench.measure.worker")
 STDERR_LINES = 20
+_BAR = re.compile(r"\d+%\|")  # of tqdm
 EXIT_GRACE_S = 20.0  # tearing down a CUDA context with many graphs takes seconds
 INTERRUPT_GRACE_S = 2.0
 
@@ -107,7 +110,7 @@ class _Worker:
         self._patience_s = silence_s
         for line in _lines(_pipe(self._process.stdout), lambda: self._patience_s):
             if line is None:
-                raise self._failed(
+                raise self._killed(
                     f"the worker said nothing for {self._patience_s:g} s and was killed",
                     "a smaller context or batch tells whether the cell is too large",
                     kind=WorkerHung,
@@ -166,7 +169,15 @@ class _Worker:
         hint = ""
         if -status == signal.SIGKILL:
             hint = "most likely the system ran out of memory: try a smaller context or batch"
-        return self._failed(f"the worker was killed by {name}", hint)
+        return self._killed(f"the worker was killed by {name}", hint)
+
+    def _killed(
+        self, message: str, hint: str, kind: type[WorkerFailed] = WorkerFailed
+    ) -> WorkerFailed:
+        """Of one that had no time for last words: what it said before may be about anything."""
+        self.kill()
+        raised = last_error(self._last_lines)
+        return kind(f"{message}: {raised}" if raised else message, hint=hint)
 
     def _failed(
         self, message: str, hint: str = "", kind: type[WorkerFailed] = WorkerFailed
@@ -179,7 +190,15 @@ class _Worker:
         with _pipe(self._process.stderr) as stderr:
             for line in stderr:
                 text = line.decode("utf-8", "replace").rstrip()
-                self._last_lines.append(text.rpartition("\r")[2])  # a bar as it looked last
+                last = text.rpartition("\r")[2]  # a bar as it looked last
+                if not _BAR.search(last):
+                    self._last_lines.append(last)
+
+
+def last_error(lines: Iterable[str]) -> str:
+    """The last line of the last traceback: what follows the indented lines; empty without one."""
+    found = [after for line, after in pairwise(lines) if line[:2] == "  " and after[:1].strip()]
+    return found[-1] if found else ""
 
 
 def _environment() -> dict[str, str]:

@@ -17,6 +17,7 @@ from torch import Tensor
 from attnbench.errors import DoesNotFit, ModelError, SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.floor import weight_bytes
+from attnbench.measure.prompts import TEXT_STEPS, require_tokenizer
 from attnbench.measure.sums import cache_sums, slot_sums, weight_sums
 from attnbench.measure.taps import Echo
 from attnbench.measure.tasks import Bench, Fill, LayerFacts
@@ -39,7 +40,6 @@ from attnbench.protocol.cell import Arm, Mode, Scope
 from attnbench.protocol.verdict import Reason
 from attnbench.quality.text import default_text, read_text, windows
 
-TEXT_STEPS = 64  # tokens of the text after the prompt, the first to be decoded
 # Rows of a table of inputs, before it starts again: as many as the bytes allow.
 FEWEST_ROWS, MOST_ROWS = 64, 1024
 TABLE_BYTES = {"cuda": 256 << 20, "cpu": 1 << 20}
@@ -228,14 +228,9 @@ class Workbench:
             size = (MOST_ROWS, bench.batch)
             ids = torch.randint(self.loaded.info.vocab, size, generator=generator)
             return None, ids.to(self.device)
-        if self.loaded.tokenizer is None:
-            raise ModelError(
-                f"{bench.model} has no tokenizer, so its cache cannot be filled from text",
-                hint="put the tokenizer's files beside its weights",
-            )
         ids = torch.from_numpy(
             windows(
-                self.loaded.tokenizer,
+                require_tokenizer(bench.model, self.loaded.tokenizer),
                 default_text() if bench.text is None else read_text(bench.text),
                 bench.context + TEXT_STEPS,
                 bench.batch,

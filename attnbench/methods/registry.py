@@ -33,6 +33,11 @@ IMPLEMENTATION_PACKAGES = ("attnbench.kernels.", "attnbench.methods.")
 def parse(spec: str) -> Method:
     """The method that `spec` names, with its parameters; `UsageError` says what is nearest."""
     target, *assignments = (part.strip() for part in spec.split(","))
+    if not target:
+        raise UsageError(
+            f"{spec!r} names no method",
+            hint="`attnbench methods list` shows all; a class of your own is file.py:Class",
+        )
     method_class = find_class(target)
     given = [read_parameter(method_class, text) for text in assignments]
     values = dict(given)

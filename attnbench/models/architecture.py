@@ -42,6 +42,11 @@ def describe(config: Any, spec: str, kind: str, weights: str, identity: str) -> 
     )
 
 
+def first_sentence(error: Exception) -> str:
+    """Of what a library says; the paragraphs that follow are about its own installation."""
+    return " ".join(str(error).split("\n\n")[0].split()).split(". ")[0].rstrip(".:")
+
+
 def build(config: Any, **options: Any) -> nn.Module:
     """A causal language model of `config`, freshly initialised where torch's default device is."""
     from transformers import AutoModelForCausalLM
@@ -58,7 +63,8 @@ def _without_weights(config: Any, spec: str) -> nn.Module:
             return build(config)
     except (ValueError, ImportError, AttributeError, TypeError) as e:
         raise ModelError(
-            f"{spec}: transformers has no causal language model for {config.model_type}: {e}",
+            f"{spec}: transformers has no causal language model for {config.model_type}: "
+            f"{first_sentence(e)}",
             hint="causal decoders such as Llama, Qwen, Mistral, Gemma 3 or Phi-3 are supported",
         ) from e
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attnbench.errors import ModelError
-from attnbench.models.architecture import describe
+from attnbench.models.architecture import describe, first_sentence
 from attnbench.models.info import LoadedModel, ModelInfo
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -41,7 +41,7 @@ class FolderSource:
         del seed  # nothing is drawn
         info = self.inspect()
         module = self._weights(dtype).to(device).eval().requires_grad_(False)
-        return LoadedModel(module, info, self._tokenizer())
+        return LoadedModel(module, info, self.tokenizer())
 
     def config(self) -> Any:
         """The model's configuration, in transformers' own type."""
@@ -58,7 +58,7 @@ class FolderSource:
             )
         except (ValueError, OSError, KeyError, TypeError) as e:
             raise ModelError(
-                f"{self.path}/config.json describes no model that can be used: {e}",
+                f"{self.path}/config.json describes no model that can be used: {first_sentence(e)}",
                 hint="models that bring their own code are not run",
             ) from e
         if getattr(config, "quantization_config", None):
@@ -97,7 +97,8 @@ class FolderSource:
             )
         return module
 
-    def _tokenizer(self) -> Any | None:
+    def tokenizer(self) -> Any | None:
+        """Its tokenizer; None where the folder has none."""
         from transformers import AutoTokenizer
 
         if not any((self.path / name).is_file() for name in _TOKENIZERS):

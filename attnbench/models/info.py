@@ -50,6 +50,17 @@ class LoadedModel:
     tokenizer: Any | None  # a transformers tokenizer; None for presets
 
 
+def beyond_positions(info: ModelInfo, tokens: int, steps: int = 1) -> str:
+    """What to know where decoded tokens lie beyond the positions that the model was made for."""
+    if not info.rotary or tokens + steps <= info.max_context:
+        return ""
+    return (
+        f"{tokens} cached tokens leave none of the model's {info.max_context} positions to decode "
+        "at: steps are timed past them, as rotary positions allow; quality, where it "
+        "is judged, has a shorter prompt"
+    )
+
+
 def check_context(info: ModelInfo, tokens: int, steps: int = 1) -> None:
     """Raise `UsageError` unless the model can decode `steps` tokens after `tokens` cached ones.
 

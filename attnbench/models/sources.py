@@ -6,12 +6,13 @@ safetensors and GGUF only; nobody's code is run.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from attnbench.errors import ModelError
+from attnbench.errors import ModelError, NoSuchModel
 from attnbench.models.folder import FolderSource
 from attnbench.models.gguf import GgufSource
 from attnbench.models.hub import HubSource
@@ -19,6 +20,7 @@ from attnbench.models.info import LoadedModel, ModelInfo
 from attnbench.models.presets import PREFIX, PresetSource, suggest_preset
 
 EMBEDDED = "embedded"
+KINDS = "a model is a hub id, a folder, a .gguf file, preset:NAME or embedded"
 EMBEDDED_FOLDER = Path(__file__).parent / "embedded"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -50,6 +52,8 @@ def load(spec: str, dtype: torch.dtype, device: torch.device, seed: int) -> Load
 
 def source_of(spec: str) -> Source:
     """What `spec` means: what exists on disk comes before a hub id of the same name."""
+    if not spec.strip():
+        raise NoSuchModel("the name of the model is empty", hint=KINDS)
     path = Path(spec).expanduser()
     if spec == EMBEDDED:
         return _embedded()
@@ -62,7 +66,9 @@ def source_of(spec: str) -> Source:
     if path.exists():
         raise ModelError(f"{spec} is neither a folder nor a .gguf file")
     if path.suffix == ".gguf" or not _HUB_ID.fullmatch(spec):
-        raise ModelError(f"there is no {spec}", hint="check the path")
+        raise NoSuchModel(f"there is no {spec}", hint="check the path")
+    if get_close_matches(spec.lower(), [EMBEDDED], cutoff=0.8):
+        raise NoSuchModel(f"there is no model {spec!r}; did you mean {EMBEDDED}?", hint=KINDS)
     return HubSource(spec)
 
 

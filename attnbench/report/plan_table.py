@@ -37,7 +37,8 @@ def plan_table(plan: Plan) -> RenderableType:
         ("time", f"{in_words(minutes(plan))} (a guess from bytes and launches)"),
     ):
         facts.add_row(Text(name, style="bold"), Text(value))
-    return Group(facts, Text(), _arms(plan))
+    remarks = [Text(f"note: {remark}") for remark in plan.remarks]
+    return Group(facts, Text(), *remarks, _arms(plan))
 
 
 def _memory(plan: Plan) -> str:
@@ -89,6 +90,7 @@ def plan_json(plan: Plan) -> str:
             "cache_bytes": plan.cache_bytes,
             "needed_bytes": plan.needed_bytes,
             "free_bytes": plan.facts.memory_free_bytes,
+            "remarks": plan.remarks,
             "minutes": round(minutes(plan), 2),
         }
     )

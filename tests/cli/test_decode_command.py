@@ -232,7 +232,12 @@ def test_a_method_that_hangs_is_void_and_the_others_are_measured_without_it(
         (["--protocol", "rigorus"], 2, "did you mean rigorous?"),
         (["--text", "no_such.txt"], 2, "no_such.txt"),
         (["--mode", "graph", "--device", "cpu"], 1, "needs a CUDA GPU"),
-        (["--model", "no/such/model.gguf"], 1, "no/such/model.gguf"),
+        (["--model", "no/such/model.gguf"], 2, "no/such/model.gguf"),
+        (["--model", "./no_such"], 2, "./no_such"),
+        (["--model", ""], 2, "the name of the model is empty"),
+        (["--model", "embeded"], 2, "did you mean embedded?"),
+        (["--method", ""], 2, "names no method"),
+        (["--threads", "4096"], 2, "--threads 4096"),
         (["--model", "meta-llama/Llama-3.2-1B"], 1, "preset:llama-3.2-1b"),
         (["--batch", "1000000"], 1, "the largest batch for this context"),
         (["--slower-allowed", "-1"], 2, "slower-allowed"),
@@ -250,24 +255,30 @@ def test_bad_input_is_an_error_with_a_way_out_and_nothing_is_recorded(
     assert not place.ledger.path.exists()
 
 
-def test_a_ledger_that_was_changed_is_found_out_before_anything_is_measured(attnbench, place):
+@pytest.mark.parametrize("more", [(), ("--plan",), ("--plan", "--model", "no/such.gguf")])
+def test_a_ledger_that_was_changed_is_found_out_before_anything_else(attnbench, place, more):
     for number in range(3):
         place.ledger.append("session", {"run": "aa", "number": number})
     text = place.ledger.path.read_text()
     place.ledger.path.write_text(text.replace('"number":1', '"number":7'))
-    done = attnbench("decode")
+    done = attnbench("decode", *more)
     assert done.code == 13
     assert "line 2" in done.err
     assert "plan" not in done.err
 
 
-def test_a_ledger_that_cannot_be_written_is_an_error_before_anything_is_measured(attnbench, place):
+@pytest.mark.parametrize("more", [(), ("--plan",), ("--plan", "--model", "no/such.gguf")])
+@pytest.mark.parametrize("place_of_it", ["file/ledger.jsonl", "folder"])
+def test_a_ledger_that_cannot_be_written_is_an_error_before_anything_else(
+    attnbench, place, place_of_it, more
+):
     (place.folder / "file").write_text("")
-    done = attnbench("decode", "--ledger", "file/ledger.jsonl")
+    (place.folder / "folder").mkdir()
+    done = attnbench("decode", "--ledger", place_of_it, *more)
     assert done.code == 1
-    assert "file/ledger.jsonl cannot be written" in done.err
+    assert f"{place_of_it} cannot be written" in done.err
     assert "--ledger" in done.err
-    assert "the baseline: " not in done.err  # how long the pilot took, said at its end
+    assert "plan" not in done.err
 
 
 def test_a_plan_runs_nothing_and_writes_no_ledger(attnbench, place):

@@ -83,6 +83,31 @@ def test_log_lists_records_whose_verdict_or_cell_is_a_word(attnbench, ledger):
     assert [record["seq"] for record in found] == [9]
 
 
+@pytest.mark.parametrize(
+    ("filter_", "said"),
+    [
+        (("--verdict", "fastr"), "no verdict is called 'fastr'; did you mean FASTER?"),
+        (("--cell", "step contxt=4"), "is called 'contxt'; did you mean context?"),
+    ],
+)
+def test_log_suggests_the_nearest_word_for_one_that_no_record_could_have(
+    attnbench, ledger, filter_, said
+):
+    outcome = attnbench("ledger", "log", *filter_)
+    assert outcome.code == 2
+    assert said in outcome.err
+
+
+def test_log_shows_how_the_text_of_a_concern_or_claim_begins(attnbench, ledger):
+    text = "the clock of this machine is read in microseconds " + "and so on " * 20
+    ledger.append(Kind.CONCERN, {"concern": text})
+    ledger.append(Kind.CLAIM, {"claim": "it is faster"})
+    *_, concern, claim = attnbench("ledger", "log").out.splitlines()
+    assert "the clock of this machine is read in microseconds and so" in concern
+    assert " …" in concern
+    assert "it is faster" in claim
+
+
 def test_log_says_when_nothing_fits(attnbench, ledger):
     assert "No record of 8" in attnbench("ledger", "log", "--verdict", "slower").out
 

@@ -55,6 +55,20 @@ def test_help_lists_every_command_with_its_short_help(attnbench):
         assert entry.help.split(";")[0].rstrip(".") in out
 
 
+@pytest.mark.parametrize(
+    ("group", "example"),
+    [
+        ((), "attnbench decode --plan"),
+        (("ledger",), "attnbench ledger log --kind result"),
+        (("methods",), "attnbench methods list"),
+    ],
+)
+def test_help_of_every_group_has_examples(attnbench, group, example):
+    out = " ".join(attnbench(*group, "--help").out.split())
+    assert "Examples:" in out
+    assert example in out
+
+
 def test_a_command_whose_module_is_missing_fails_only_when_it_is_invoked(attnbench, monkeypatch):
     monkeypatch.setitem(COMMANDS, "later", Entry("attnbench.cli.no_such_module:run", "Not yet."))
     assert "later" in attnbench("--help").out

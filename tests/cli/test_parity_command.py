@@ -79,6 +79,12 @@ def test_parity_full_takes_every_shape(attnbench):
     assert sum(check["name"].startswith("parity") for check in checks) == 56 * 3
 
 
+def test_parity_of_an_empty_name_is_a_usage_error(attnbench):
+    outcome = attnbench("parity", "")
+    assert outcome.code == Exit.USAGE
+    assert "'' names no method" in outcome.err
+
+
 def test_methods_list_names_every_method_with_its_family(attnbench):
     outcome = attnbench("methods", "list", "--json")
     families = {found["method"]: found["family"] for found in json.loads(outcome.out)}

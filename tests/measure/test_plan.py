@@ -15,8 +15,10 @@ from attnbench.measure.tasks import Fill
 from attnbench.methods.base import Family
 from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Mode, Scope
+from attnbench.quality.text import TextTooShort
 from tests.measure.odd_methods import Halved
 from tests.measure.planned import CPU, file_of, request
+from tests.models.tiny import COMMON, build
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +110,35 @@ def test_a_context_beyond_the_model_is_refused_with_its_limit():
     with pytest.raises(UsageError, match="100000 tokens") as refusal:
         plan_decode(request(context=100_000))
     assert "4096" in refusal.value.hint
+
+
+def test_a_context_that_leaves_no_position_to_decode_at_runs_with_a_remark():
+    (remark,) = plan_decode(request(context=4096)).remarks
+    assert "4096 positions" in remark
+    assert plan_decode(request(context=4095)).remarks == ()
+
+
+def test_more_threads_than_cores_are_refused():
+    assert plan_decode(request(threads=CPU.cores)).request.threads == CPU.cores
+    with pytest.raises(UsageError, match="more than the 2 cores"):
+        plan_decode(request(threads=CPU.cores + 1))
+
+
+def test_a_text_that_is_too_short_for_prompts_or_for_quality_is_refused_at_once(tmp_path):
+    text = file_of(tmp_path, "a few words " * 100)
+    with pytest.raises(TextTooShort, match="too few for 1 windows of 1088"):
+        plan_decode(request(text=text))
+    small = request(text=text, context=128)
+    with pytest.raises(TextTooShort, match="too few for 2 windows of 193"):
+        plan_decode(small)
+    assert plan_decode(replace(small, quality=False)).context == 128
+
+
+def test_a_folder_without_a_tokenizer_is_refused_at_once(tmp_path):
+    build("llama", COMMON).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no tokenizer") as refusal:
+        plan_decode(request(model=str(tmp_path), context=32))
+    assert "tokenizer's files" in refusal.value.hint
 
 
 @pytest.mark.parametrize("name", ["missing", "empty"])

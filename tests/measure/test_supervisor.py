@@ -81,6 +81,39 @@ def test_a_worker_killed_by_the_system_is_said_to_have_run_out_of_memory():
     assert "memory" in caught.value.hint
 
 
+BAR = "print('\\rLoading weights: 100%|####| 30/30 [00:00<00:00]', file=sys.stderr)"
+
+
+def test_of_a_worker_that_was_killed_progress_bars_are_not_its_last_words():
+    script = f"import os, signal, sys; print('a warning', file=sys.stderr); {BAR}; "
+    with pytest.raises(WorkerFailed) as caught:
+        supervised(script + "sys.stderr.flush(); os.kill(os.getpid(), signal.SIGKILL)")
+    assert caught.value.message == "the worker was killed by SIGKILL"
+
+
+def test_of_a_worker_that_was_killed_the_end_of_a_traceback_is_shown():
+    script = f"""
+        import os, signal, sys, traceback
+        try:
+            int("x")
+        except ValueError:
+            traceback.print_exc()
+        {BAR}
+        sys.stderr.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    with pytest.raises(WorkerFailed) as caught:
+        supervised(script)
+    ended = "ValueError: invalid literal for int() with base 10: 'x'"
+    assert caught.value.message == f"the worker was killed by SIGKILL: {ended}"
+
+
+def test_progress_bars_are_no_last_words_of_a_worker_that_ends_by_itself():
+    with pytest.raises(WorkerFailed, match="no CUDA") as caught:
+        supervised(f"import sys; {BAR}; print('no CUDA', file=sys.stderr); sys.exit(3)")
+    assert "Loading" not in caught.value.message
+
+
 def test_a_crash_is_named_by_its_signal():
     with pytest.raises(WorkerFailed, match="SIGSEGV"):
         supervised("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")

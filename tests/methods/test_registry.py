@@ -51,6 +51,8 @@ def test_a_label_parses_to_the_method_that_it_names(spec):
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
+        ("", "'' names no method"),
+        (",window=3", "',window=3' names no method"),
         ("flash_decod", "did you mean flash_decode?"),
         ("sdpa,backnd=math", "did you mean backend?"),
         ("sdpa,backend=maths", "did you mean math?"),

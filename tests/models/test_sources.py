@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from attnbench.errors import UsageError
+from attnbench.errors import NoSuchModel, UsageError
 from attnbench.models.adapter import attention_router
-from attnbench.models.info import check_context
+from attnbench.models.info import beyond_positions, check_context
 from attnbench.models.presets import PRESETS
 from attnbench.models.sources import EMBEDDED_FOLDER, inspect, load
 from attnbench.models.survey import survey
@@ -122,7 +122,10 @@ def test_a_damaged_configuration_is_refused(folder):
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(folder):
     edit(folder, model_type="neverheardof")
-    assert "neverheardof" in refusal(str(folder))
+    text = refusal(str(folder))
+    assert "neverheardof" in text
+    assert "\n" not in text
+    assert "pip install" not in text
 
 
 def test_code_that_comes_with_a_model_is_not_run(folder, tmp_path):
@@ -154,7 +157,9 @@ def test_unsupported_architectures_are_refused_before_their_weights_are_read(
 
     AutoConfig.for_model(model_type, **settings).save_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"nothing")
-    assert expected in refusal(str(folder))
+    text = refusal(str(folder))
+    assert expected in text
+    assert "Model type should be one of" not in text
 
 
 def edit(folder, **changes):
@@ -209,6 +214,15 @@ def test_a_missing_file_and_a_missing_folder_are_refused():
     assert "there is no /no/such/place" in refusal("/no/such/place")
 
 
+@pytest.mark.parametrize("spec", ["", " ", "embeded", "Embedded", "nowhere.gguf", "./nowhere"])
+def test_a_name_that_is_no_models_is_a_usage_error(spec):
+    with pytest.raises(NoSuchModel) as error:
+        inspect(spec)
+    assert error.value.exit_code == 2
+    assert error.value.hint
+    assert ("did you mean embedded?" in error.value.message) is (spec.lower()[:3] == "emb")
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert "neither a folder nor a .gguf file" in refusal(str(tmp_path / "model.safetensors"))
@@ -227,6 +241,8 @@ def test_a_context_beyond_the_model_names_the_largest(tmp_path):
     build("llama", COMMON).save_pretrained(tmp_path)
     info = inspect(str(tmp_path))
     check_context(info, 128)
+    assert "128 positions" in beyond_positions(info, 128)
+    assert beyond_positions(info, 127) == ""
     with pytest.raises(UsageError) as error:
         check_context(info, 129)
     assert "128" in error.value.hint
