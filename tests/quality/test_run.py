@@ -3,9 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from attnbench.errors import UsageError
 from attnbench.methods.sdpa import Sdpa
+from attnbench.methods.uniform_mean import UniformMean
 from attnbench.methods.zero_cost import ZeroCost
 from attnbench.quality.candidates import Candidate, Roster, candidate
 from attnbench.quality.capture import layer_traces, record_window, routed
@@ -28,10 +30,14 @@ class LetterTokenizer:
 
 
 def gate_tiny(*methods, counts=COUNTS, model="llama", told=None):
+    return gate(tiny.loaded(model), *methods, counts=counts, told=told)
+
+
+def gate(model, *methods, counts=COUNTS, told=None):
     roster = Roster([Candidate(method.label, method) for method in methods])
     ids = tiny.prompt(counts.windows, counts.tokens)
     progress = (lambda *told_now: told.append(told_now)) if told is not None else lambda *_: None
-    found = gate_windows(tiny.loaded(model), roster, ids, counts, torch.float32, CPU, 7, progress)
+    found = gate_windows(model, roster, ids, counts, torch.float32, CPU, 7, progress)
     return found, roster
 
 
@@ -44,6 +50,20 @@ def test_sdpa_in_a_tiny_llama_is_perfect_in_both_parts_and_not_evaluated():
     assert verdict.figures["top1_agreement"] == 1
     assert (verdict.windows, verdict.steps, verdict.context) == (2, 5, 20)
     assert found["sdpa"].arrays().kl_nats.shape == (2, 64)
+
+
+def test_in_a_model_that_attends_to_all_alike_only_what_is_worse_than_a_plain_mean_is_judged():
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("llama", **tiny.COMMON)  # weights so small that scores are too
+    model = tiny.wrap(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
+    found, _ = gate(model, Sdpa(), UniformMean(), ZeroCost())
+    verdicts = {label: judge(arm, "approximate", "trained") for label, arm in found.items()}
+    assert verdicts["uniform_mean"].figures["cosine_mean"] > 0.999
+    assert {label: (v.verdict, v.reason) for label, v in verdicts.items()} == {
+        "sdpa": (Quality.NOT_EVALUATED, "no-power"),
+        "uniform_mean": (Quality.NOT_EVALUATED, "no-power"),
+        "zero_cost": (Quality.KILL, "mean-cosine"),
+    }
 
 
 def test_the_ceiling_arm_is_killed_where_weights_are_trained():
