@@ -1,19 +1,19 @@
 """Which tokens have any influence on an arm's output: counted, not believed.
 
-All keys are made nearly alike, so that softmax spreads its weight evenly, and all values zero but
-for a few at secret places, each in a channel of its own. Whatever shows in a channel of the output
-has come from that token. One step tells for as many tokens as there are channels, in every layer
-and KV head. On the same caches, steps that repeat one input are timed against steps that do not.
+One step over each of two caches that differ in a few value rows tells which of those rows count, in
+every layer and KV head (`planted.py`). On the same caches, steps that repeat one input are timed
+against steps that do not.
 """
 
 from __future__ import annotations
 
+import gc
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 import torch
-from torch import Tensor
 
 from attnbench.errors import SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
@@ -21,23 +21,30 @@ from attnbench.measure.belongings import Left, require_named
 from attnbench.measure.clock import device_clock
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.failing import arm_failure, failure_of, recover
+from attnbench.measure.footprint import living_storage_bytes
+from attnbench.measure.planted import Planted, even_scores
 from attnbench.measure.recheck import checked
-from attnbench.measure.taps import Tap
+from attnbench.measure.taps import Tap, copied
 from attnbench.measure.tasks import ArmFailure, SessionResult
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape
 from attnbench.protocol.cell import Arm, Mode, Scope
-from attnbench.protocol.integrity import Influence, Replay, StepCheck
+from attnbench.protocol.integrity import (
+    Influence,
+    Replay,
+    StepCheck,
+    declares_more,
+)
 from attnbench.protocol.verdict import Reason
 
 REPLAY_ROUNDS, REPLAYED_STEPS = 4, 4
 # A step this long is timed to a per cent at once: half as many rounds and steps will do.
 LONG_STEP_US = 4000.0
 SURPRISES = 3  # in a row: an arm that is right every other time cannot be right in all of them
+HANDED_ROWS = 3  # of inputs: for the step, for the check at set-up, and outputs of that
+LEAST_OWN = 0.01  # of the exact cache: with less, what an arm attends to it reads there
 HELD_UP_CYCLES = 40_000_000  # of the SM's clock: about 20 ms, more than a host takes for a step
-KEY_NOISE = 0.01
-WEIGHT_SHARE = 0.25  # what a planted value shows as where all tokens weigh the same
 
 
 @dataclass
@@ -55,14 +62,14 @@ def probe_arms(
 ) -> Probed:
     """Every arm that was timed, on planted caches; the bench's own cache is gone afterwards."""
     probed = Probed()
-    places = plant(bench, secrets.randbits(31))
+    planted = Planted(bench, secrets.randbits(31))
     for arm in bench.bench.arms:
         if not any(arm.label in cell.timed_steps for cell in walked.cells):
             continue
         talk.mark(Mark(arm=arm.label, doing=Doing.PROBED, cell=0))
         left = Left(bench)
         try:
-            _probe(bench, arm, mode, places, probed)
+            _probe(bench, arm, mode, planted, probed)
             world.require_unchanged(thoroughly=False)
         except SessionLost:
             raise
@@ -77,13 +84,13 @@ def probe_arms(
     return probed
 
 
-def _probe(bench: Workbench, arm: Arm, mode: Mode, places: Places, probed: Probed) -> None:
-    silence_new_tokens(bench)
-    ready = bench.set_up(arm, Scope.ATTENTION, mode, in_turn=True)
-    probed.influence[arm.label] = counted(bench, ready, places)
-    probed.replays[arm.label] = replayed(bench, ready)
-    probed.surprises[arm.label] = surprised(bench, ready)
-    require_named(bench, ready)
+def _probe(bench: Workbench, arm: Arm, mode: Mode, planted: Planted, probed: Probed) -> None:
+    even_scores(bench)
+    found = influence_of(bench, arm, mode, planted)
+    probed.influence[arm.label] = found.influence
+    probed.replays[arm.label] = replayed(bench, found.arm)
+    probed.surprises[arm.label] = surprised(bench, found.arm)
+    require_named(bench, found.arm)
 
 
 def replayed(bench: Workbench, arm: BenchArm) -> Replay:
@@ -140,80 +147,84 @@ def hold_up(device: torch.device) -> None:
         torch.cuda._sleep(HELD_UP_CYCLES)  # type: ignore[no-untyped-call]
 
 
+def influence_of(bench: Workbench, arm: Arm, mode: Mode, planted: Planted) -> Found:
+    """The share of planted tokens that have influence, against what the arm's witness says.
+
+    First the cache is changed under an arm that is set up: what shows is read from the cache in the
+    step. Where that is less than the arm declares, or where it keeps something of its own that it
+    may read as well, it is set up anew on the changed cache.
+    """
+    living = living_storage_bytes(bench.device.type)
+    ready = bench.set_up(arm, Scope.ATTENTION, mode, in_turn=True)
+    own = own_share(bench, living)
+    before = stepped(bench, ready)
+    planted.turn()
+    ready.reset()
+    read = planted.shown(before, stepped(bench, ready))
+    seen = judged(bench, planted, read, read, declared_share(ready), own)
+    if not declares_more(seen) and own < LEAST_OWN:
+        planted.turn()
+        return Found(ready, seen)
+    del ready
+    gc.collect()
+    ready = bench.set_up(arm, Scope.ATTENTION, mode, in_turn=True)
+    shown = planted.shown(before, stepped(bench, ready))
+    return Found(ready, judged(bench, planted, shown, read, declared_share(ready), own))
+
+
 @dataclass(frozen=True)
-class Places:
-    """Where values were planted: int64 [B,Hkv,P] by layer; token p shows in channel p."""
+class Found:
+    """An arm as it is set up now, and what was counted of it."""
 
-    tokens: dict[int, Tensor]
-
-
-def plant(bench: Workbench, seed: int) -> Places:
-    """Replace the exact cache and the inputs; the bench takes them for intact from now on."""
-    generator = torch.Generator(bench.device).manual_seed(seed)
-    places = Places(
-        {shape.layer: _planted(bench, shape, generator) for shape in bench.tables.shapes}
-    )
-    bench.accept_cache(lambda: _again(bench, seed))
-    return places
+    arm: BenchArm
+    influence: Influence
 
 
-def _again(bench: Workbench, seed: int) -> None:
-    generator = torch.Generator(bench.device).manual_seed(seed)
-    for shape in bench.tables.shapes:
-        _planted(bench, shape, generator)
-
-
-def _planted(bench: Workbench, shape: LayerShape, generator: torch.Generator) -> Tensor:
-    """One layer's cache, filled; the places [B,Hkv,P]."""
-    view, tokens = bench.cache.views[shape.layer], bench.cache.length.tokens
-    for rows in (view.k, view.v):
-        rows.zero_()
-    view.k[:, :, :tokens].normal_(std=KEY_NOISE, generator=generator)
-    heads = (shape.batch, shape.kv_heads)
-    planted = min(shape.head_dim, tokens)
-    noise = torch.rand((*heads, tokens), generator=generator, device=bench.device)
-    places = noise.argsort(dim=-1)[..., :planted]
-    channels = torch.arange(planted, device=bench.device)
-    b, h = (torch.arange(n, device=bench.device) for n in heads)
-    view.v[b[:, None, None], h[None, :, None], places, channels] = WEIGHT_SHARE * tokens
-    return places
-
-
-def silence_new_tokens(bench: Workbench) -> None:
-    """A first row of the inputs whose keys and values are zero."""
-    bench.freshen(secrets.randbits(31))
-    for _, k, v in bench.tables.split(bench.tables.rows[0]):
-        k.zero_()
-        v.zero_()
-    bench.accept_inputs()
-
-
-def counted(bench: Workbench, arm: BenchArm, places: Places) -> Influence:
-    """One step: the share of planted tokens that shows, against what the arm's witness says."""
+def stepped(bench: Workbench, arm: BenchArm) -> tuple[Tap, ...]:
+    """What one step was given and returned, inspected, on the host."""
     arm.step()
     if bench.device.type == "cuda":
         torch.cuda.synchronize()
-    shown = [
-        _shown(tap.out, shape, places.tokens[shape.layer])
-        for tap, shape in zip(arm.taps(), bench.tables.shapes, strict=True)
-    ]
+    arm.inspect()
+    return copied(arm.taps())
+
+
+def declared_share(arm: BenchArm) -> float:
+    """What the arm's witness says of the step before."""
     declared = arm.witness().get("kept_share")
     if declared is None:
         raise BrokenArm("its witness says nothing of kept_share", reason=Reason.FALSE_WITNESS)
-    arm.inspect()
+    return declared
+
+
+def own_share(bench: Workbench, living: int) -> float:
+    """By how much the bytes of living tensors grew, less what the harness holds for an arm that is
+    set up: over those of all tokens in the layers that methods apply to."""
+    grown = living_storage_bytes(bench.device.type) - living
+    handed = HANDED_ROWS * bench.tables.words[0].nbytes
+    tokens = bench.cache.length.tokens + 1
+    return max(0, grown - handed) / (tokens * sum(s.row_bytes for s in bench.tables.shapes))
+
+
+def judged(
+    bench: Workbench,
+    planted: Planted,
+    shown: Sequence[float],
+    read: Sequence[float],
+    declared: float,
+    own: float,
+) -> Influence:
+    """Shares by layer of the planted tokens, as shares of all with the newest."""
     tokens = bench.cache.length.tokens
-    by_layer = [(share * tokens + 1) / (tokens + 1) for share in shown]
+
+    def of_all(shares: Sequence[float]) -> list[float]:
+        return [(share * tokens + 1) / (tokens + 1) for share in shares]
+
     return Influence(
-        planted=sum(places.tokens[shape.layer].numel() for shape in bench.tables.shapes),
-        counted=fmean(by_layer),
-        least=min(by_layer),
+        planted=planted.count,
+        counted=fmean(of_all(shown)),
+        least=min(of_all(shown)),
         declared=declared,
+        read=fmean(of_all(read)),
+        own=own,
     )
-
-
-def _shown(out: Tensor, shape: LayerShape, places: Tensor) -> float:
-    """Of the tokens planted in a KV head, the share that shows in any head of its group."""
-    planted = places.shape[-1]
-    groups = (shape.batch, shape.kv_heads, shape.group, planted)
-    shows = (out[:, :, 0, :planted] != 0).reshape(groups).any(dim=2)
-    return float(shows.double().mean())

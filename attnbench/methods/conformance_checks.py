@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbench.errors import Unsupported
-from attnbench.methods.base import CacheLength, CacheView, Family, Method, MethodLayer
+from attnbench.methods.base import CacheLength, CacheView, Family, Method
 from attnbench.methods.conformance import (
     APPENDED,
     BOUNDS,
@@ -21,13 +21,12 @@ from attnbench.methods.conformance import (
     worst_error,
 )
 from attnbench.methods.conformance_graph import check_capture, check_growth
+from attnbench.methods.conformance_share import check_share
 from attnbench.methods.reference import exact_attention
-from attnbench.methods.trial import Case, Trial
+from attnbench.methods.trial import Case, Trial, prefilled, storages
 
 SMALL = Case(33, 64, 4)
 LONGER = Case(127, 64, 4)
-# A value row moved by so much shows in the output of any attention that gives it weight at all.
-VALUE_SHIFT = 64.0
 # Configurations tried on a machine where one costs seconds.
 FEW_CONFIGURATIONS = 3
 
@@ -49,7 +48,7 @@ def planned(
         "same input, same output": determinism,
         "reset restores": reset,
         "inputs and cached rows untouched": inputs_untouched,
-        "attended tokens as declared": kept_share,
+        "attended tokens as declared": check_share,
         "bytes read as declared": bytes_read,
         "state as declared": declared_state,
         "CUDA graph": check_capture,
@@ -209,33 +208,6 @@ def inputs_untouched(method: Method, dtype: torch.dtype, device: torch.device) -
     return Check.measured("", changed, 0, "tensors changed in place")
 
 
-def kept_share(method: Method, dtype: torch.dtype, device: torch.device) -> Check:
-    """The declared share of attended tokens is what shifting one value row after another shows."""
-    if method.family is Family.CONTROL:
-        return Check.skipped("", "a control does not attend")
-    trial = trial_of(method, SMALL, dtype, device, appended=1, sharpness=0.25)
-    layer, cache = method.layer(trial.shape), trial.cache()
-    layer.prefill(cache)
-    step = trial.steps[0]
-    layer.decode(step.q, step.k, step.v)
-    declared = layer.witness()["kept_share"]
-    counted = counted_share(method, trial)
-    detail = f"declared {declared:.4f}, counted {counted:.4f}"
-    return Check.measured("", abs(declared - counted), 1e-6, detail)
-
-
-def counted_share(method: Method, trial: Trial) -> float:
-    """Attended tokens over cached ones with the newest, which is taken to be attended."""
-    clean = trial.first_output(method.layer(trial.shape))
-    group, heads = trial.shape.group, trial.shape.heads
-    attended = 0.0
-    for token in range(trial.case.tokens):
-        shifted = trial.with_value(token, VALUE_SHIFT).first_output(method.layer(trial.shape))
-        changed = (shifted != clean).any(dim=-1).view(-1, heads // group, group).any(dim=-1)
-        attended += float(changed.double().mean())
-    return (attended + 1) / (trial.case.tokens + 1)
-
-
 def bytes_read(method: Method, dtype: torch.dtype, device: torch.device) -> Check:
     """A step reads at most what the method keeps; an exact one reads every row it attends to."""
     trial = trial_of(method, LONGER, dtype, device, appended=1)
@@ -261,18 +233,6 @@ def declared_state(method: Method, dtype: torch.dtype, device: torch.device) -> 
         if place not in declared
     }
     return Check.measured("", sum(hidden.values()), 0, "bytes kept outside tensors()")
-
-
-def prefilled(method: Method, trial: Trial) -> tuple[MethodLayer, CacheView]:
-    """A layer that has taken over a fresh cache."""
-    layer, cache = method.layer(trial.shape), trial.cache()
-    layer.prefill(cache)
-    return layer, cache
-
-
-def storages(tensors: Iterator[Tensor]) -> dict[int, int]:
-    """Bytes by storage: views of one tensor count once."""
-    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
 
 
 def reachable(value: object, seen: set[int]) -> Iterator[Tensor]:

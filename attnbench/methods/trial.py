@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from attnbench.methods.base import CacheLength, CacheView, LayerShape, MethodLayer
+from attnbench.methods.base import CacheLength, CacheView, LayerShape, Method, MethodLayer
 
 # Rows beyond the tokens that a trial appends: a method that reads too far finds room to do so.
 SPARE_ROWS = 24
@@ -133,8 +133,20 @@ class Trial:
         order = torch.randperm(self.case.tokens, generator=generator)
         return replace(self, order=order.to(self.shape.device))
 
-    def with_value(self, token: int, added: float) -> Trial:
-        """The same trial with one cached value row shifted."""
+    def with_negated(self, token: int) -> Trial:
+        """The same trial with one cached value row turned round, which keeps its norm and scale."""
         v = self.v.clone()
-        v[:, :, token] += added
+        v[:, :, token].neg_()
         return replace(self, v=v)
+
+
+def prefilled(method: Method, trial: Trial) -> tuple[MethodLayer, CacheView]:
+    """A layer that has taken over a fresh cache."""
+    layer, cache = method.layer(trial.shape), trial.cache()
+    layer.prefill(cache)
+    return layer, cache
+
+
+def storages(tensors: Iterator[Tensor]) -> dict[int, int]:
+    """Bytes by storage: views of one tensor count once."""
+    return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}

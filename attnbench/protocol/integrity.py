@@ -6,6 +6,7 @@ the dtype of the method's own definition; whether the method is *good* is what q
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ STANDARD_ERRORS = 4.0
 REPLAY_RATIO, REPLAY_RATIO_OF_ONE = 0.7, 0.35
 # The last step of a visit is the one that is checked: it must cost what the others cost.
 LAST_STEP_RATIO, LAST_STEP_RATIO_OF_ONE = 1.5, 2.0
+# Of what the declared share of the exact cache takes: what an arm may keep of its own, room for new
+# tokens and workspaces included, where more tokens have influence than it declares.
+OWN_SLACK = 1.25
 LEAST_BYTES = 0.2  # of an exact row, for a token that is attended to: four bits and less overhead
 
 
@@ -46,17 +50,42 @@ class StepCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Influence(msgspec.Struct, frozen=True, kw_only=True):
-    """How many of `planted` tokens, at secret places, changed the output; all scores being alike.
+    """How many of `planted` tokens, at secret places, have influence; all scores being alike.
 
     `counted` is their share over all layers, sequences and KV heads, the newest token included as
-    attended to; `least` that of the layer with fewest; `declared` the share of tokens that the
-    method's witness says it attended to.
+    attended to; `least` that of the layer with fewest; `declared` what the method's witness says.
+    `read` is the share that the step itself takes from the exact cache: that has influence when it
+    changes after the arm was set up. `own` is what the arm keeps beside the exact cache, in bytes
+    over those of the exact cache.
     """
 
     planted: int
     counted: float
     least: float
     declared: float
+    read: float = 0.0  # of records from before these two were counted
+    own: float = 1.0
+
+    @property
+    def allowed(self) -> float:
+        """How far an honest count may be from the declared share."""
+        share = min(max(self.declared, 0.0), 1.0)  # a witness may say anything
+        return SHARE_TOLERANCE + STANDARD_ERRORS * math.sqrt(share * (1 - share) / self.planted)
+
+
+def declares_more(seen: Influence) -> bool:
+    """Whether fewer tokens have influence than the witness says are attended to."""
+    return seen.counted < seen.declared - seen.allowed
+
+
+def reads_more(seen: Influence) -> bool:
+    """Whether the step takes more tokens from the exact cache than the witness says."""
+    return seen.read > seen.declared + seen.allowed
+
+
+def keeps_more(seen: Influence) -> bool:
+    """Whether the arm keeps more of its own than the tokens take that it says it reads."""
+    return seen.own > OWN_SLACK * seen.declared
 
 
 class Replay(msgspec.Struct, frozen=True, kw_only=True):
@@ -135,14 +164,22 @@ def _false_witness(conduct: Conduct) -> str:
             f"its witness says that {least:.1%} of the tokens are attended to, but it says that "
             f"only {conduct.read_bytes:,} bytes are read of {conduct.exact_bytes:,}"
         )
-    for seen in conduct.influence:
-        share = min(max(seen.declared, 0.0), 1.0)  # a witness may say anything
-        error = STANDARD_ERRORS * (share * (1 - share) / seen.planted) ** 0.5
-        if abs(seen.counted - seen.declared) > SHARE_TOLERANCE + error:
-            return (
-                f"its witness says that {seen.declared:.1%} of the tokens are attended to, but "
-                f"{seen.counted:.1%} have influence"
-            )
+    return next(filter(None, map(_false_share, conduct.influence)), "")
+
+
+def _false_share(seen: Influence) -> str:
+    """More influence than declared is no offence of a method that merged tokens beforehand and has
+    nothing left to read but what it declares; reading more than that is one."""
+    said = f"its witness says that {seen.declared:.1%} of the tokens are attended to, but"
+    if declares_more(seen):
+        return f"{said} {seen.counted:.1%} have influence"
+    if reads_more(seen):
+        return f"{said} a step takes {seen.read:.1%} of them from the exact cache"
+    if seen.counted > seen.declared + seen.allowed and keeps_more(seen):
+        return (
+            f"{said} {seen.counted:.1%} have influence, and what it keeps of its own is as large "
+            f"as {seen.own:.1%} of the exact cache: more than it says it reads"
+        )
     return ""
 
 

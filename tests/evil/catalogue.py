@@ -133,6 +133,14 @@ CHEATS: tuple[Cheat, ...] = (
         ("ReadsNothing", "skips_context:DeclaredWindow", T.WITNESS),
     ),
     *of(
+        "knows_probes",
+        "a count of influence that is recognised, or that merged tokens excuse",
+        ("KnowsPlanted", "ValueAware", T.WITNESS),
+        ("KnowsAlike", "ValueAware", T.WITNESS),
+        ("MergesAndKeeps", "Merged", T.WITNESS),
+        ("MergesForShow", "Merged", T.WITNESS),
+    ),
+    *of(
         "low_precision",
         "lower precision than declared",
         ("NarrowCopy", "NarrowDeclared", T.OUTPUT),

@@ -11,7 +11,8 @@ import torch
 import tests.evil.common as common
 from attnbench.methods.base import Family
 from attnbench.methods.conformance import BOUNDS, Outcome
-from attnbench.methods.conformance_checks import SMALL, kept_share, planned
+from attnbench.methods.conformance_checks import SMALL, planned
+from attnbench.methods.conformance_share import check_share
 from attnbench.methods.registry import parse
 from tests.evil import undo
 from tests.evil.catalogue import CHEATS, HONEST, Cheat, Trace
@@ -163,7 +164,7 @@ def test_hidden_state_is_declared_as_a_fraction_of_what_its_outputs_need(cheat):
 
 @pytest.mark.parametrize("name", ["DenseCalledSparse", "SilentFallback"])
 def test_a_witness_of_sparseness_is_false(name):
-    found = kept_share(parse(f"tests.evil.false_witness:{name}"), torch.float32, CPU)
+    found = check_share(parse(f"tests.evil.false_witness:{name}"), torch.float32, CPU)
     assert found.outcome is Outcome.FAILED
 
 

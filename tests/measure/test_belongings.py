@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.belongings import LEFT_BYTES, Left, require_named
-from attnbench.measure.influence import plant
+from attnbench.measure.planted import Planted
 from attnbench.methods.base import CacheView, MethodLayer
 from attnbench.methods.reference import exact_attention
 from attnbench.protocol.cell import Mode, Scope
@@ -48,7 +48,7 @@ class Copies(Broken):
 
 def require(method: str) -> None:
     with standing(with_arms("sdpa")) as bench:
-        plant(bench, 3)
+        Planted(bench, 3)
         spec = f"tests.measure.test_belongings:{method}" if method[0].isupper() else method
         ready = bench.set_up(arm(spec, "x"), Scope.ATTENTION, Mode.EAGER, in_turn=True)
         require_named(bench, ready)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
 import pytest
 import torch
@@ -13,21 +15,24 @@ from attnbench.measure.influence import (
     REPLAY_ROUNDS,
     REPLAYED_STEPS,
     SURPRISES,
-    counted,
-    plant,
+    influence_of,
     probe_arms,
     replayed,
-    silence_new_tokens,
 )
+from attnbench.measure.planted import Planted, even_scores
 from attnbench.measure.world import World
+from attnbench.methods.base import CacheView
 from attnbench.methods.reference import exact_attention
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.integrity import (
     ERROR_BOUND,
+    OWN_SLACK,
     SHARE_TOLERANCE,
-    STANDARD_ERRORS,
     Influence,
     Replay,
+    declares_more,
+    keeps_more,
+    reads_more,
 )
 from attnbench.protocol.verdict import Reason
 from tests.measure.broken import Broken, GoodLayer
@@ -93,6 +98,40 @@ class OneHeadOfAGroup(Broken):
             return out
 
 
+class CopyCalledSparse(Broken):
+    """Dense, over a copy that it declares, and 15 % by its own account."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
+            super().prefill(CacheView(cache.k.clone(), cache.v.clone(), cache.length), q)
+
+        def witness(self):
+            return {"kept_share": 0.15}
+
+
+@dataclass(frozen=True)
+class FewBits(Broken):
+    """Values rounded to few bits between the least and the greatest of each token."""
+
+    bits: int = 4
+
+    def layer(self, shape):
+        return FewBitsLayer(shape, self.bits)
+
+
+class FewBitsLayer(GoodLayer):
+    def __init__(self, shape, bits: int) -> None:
+        super().__init__(shape)
+        self.steps = 2**bits - 1
+
+    def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
+        least, most = cache.v.amin(-1, keepdim=True), cache.v.amax(-1, keepdim=True)
+        worth = ((most - least).double() / self.steps).clamp(min=1e-9)
+        codes = ((cache.v.double() - least) / worth).round()
+        rounded = (codes * worth + least).to(cache.v.dtype)
+        super().prefill(CacheView(cache.k, rounded, cache.length), q)
+
+
 class DenseCalledSparse(Broken):
     class spoilt(GoodLayer):  # noqa: N801
         def witness(self):
@@ -146,32 +185,42 @@ class ChangesAndRaises(Broken):
             return super().decode(q, k, v)
 
 
-def influence_of(method: str, dtype: str = "float32", architecture: str = WIDE) -> Influence:
+def seen_of(
+    method: str, dtype: str = "float32", architecture: str = WIDE, seed: int = 1
+) -> Influence:
     bench = msgspec.structs.replace(with_arms("sdpa", bench=LONG), dtype=dtype)
     with standing(bench, architecture) as stands:
-        places = plant(stands, 1)
-        silence_new_tokens(stands)
-        ready = stands.set_up(arm(method, "x"), Scope.ATTENTION, Mode.EAGER)
-        return counted(stands, ready, places)
+        planted = Planted(stands, seed)
+        even_scores(stands)
+        return influence_of(stands, arm(method, "x"), Mode.EAGER, planted).influence
+
+
+def near(share: float, planted: int) -> object:
+    return pytest.approx(share, abs=SHARE_TOLERANCE + 4 * (share * (1 - share) / planted) ** 0.5)
+
+
+def faults(seen: Influence) -> list[bool]:
+    return [declares_more(seen), reads_more(seen), keeps_more(seen)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("method", ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "Exact"])
 def test_every_token_has_influence_in_every_layer_of_an_exact_method(method, dtype):
-    found = influence_of(method, dtype)
-    assert (found.counted, found.least, found.declared) == (1.0, 1.0, 1.0)
-    assert found.planted == 3 * 2 * 2 * 64  # layers, sequences, KV heads, channels
+    found = seen_of(method, dtype)
+    assert (found.counted, found.least, found.declared, found.read) == (1.0, 1.0, 1.0, 1.0)
+    assert found.planted == 3 * 2 * 2 * 8  # layers, sequences, KV heads, rows
+    assert found.own < OWN_SLACK
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
 def test_every_full_attention_layer_of_a_model_is_looked_at_and_no_other(architecture):
-    found = influence_of("sdpa", architecture=architecture)
+    found = seen_of("sdpa", architecture=architecture)
     assert (found.counted, found.least) == (1.0, 1.0)
     layers = 2 if architecture == "gemma3" else 3
     assert found.planted % layers == 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("method", "share"),
     [
@@ -180,19 +229,37 @@ def test_every_full_attention_layer_of_a_model_is_looked_at_and_no_other(archite
         ("random_k,share=0.5", 51 / 101),
         ("int8_kv,impl=torch", 1.0),
         ("uniform_mean", 1.0),
+        ("zero_cost", 0.0),
+        (mutant("FewBits,bits=4"), 1.0),
+        (mutant("FewBits,bits=2"), 1.0),
+        ("tests.evil.knows_probes:ValueAware", 26 / 101),
     ],
 )
 def test_what_is_counted_of_an_honest_method_is_what_it_declares(method, share, dtype):
-    found = influence_of(method, dtype)
-    error = (share * (1 - share) / found.planted) ** 0.5
+    found = seen_of(method, dtype)
     assert found.declared == pytest.approx(share)
-    assert abs(found.counted - share) <= SHARE_TOLERANCE + STANDARD_ERRORS * error
+    assert found.counted == near(share, found.planted)
+    assert not declares_more(found)
+    assert not reads_more(found)
 
 
-def test_an_output_that_is_no_mean_of_values_shows_in_every_channel():
-    """Which is why nothing is concluded of a control that returns its query."""
-    found = influence_of("zero_cost")
-    assert (found.declared, found.counted) == (0.0, 1.0)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tokens_that_were_merged_all_have_influence_and_are_not_read_in_a_step(dtype):
+    found = seen_of("tests.evil.knows_probes:Merged", dtype)
+    rows = 100 // 8 + 100 % 8 + 1
+    assert found.declared == rows / 101
+    assert found.counted == 1.0
+    assert found.read == pytest.approx(1 / 101)
+    assert found.own == pytest.approx(rows / 101, rel=0.2)
+    assert faults(found) == [False, False, False]
+
+
+def test_what_is_attended_to_in_a_copy_is_kept_and_not_read_from_the_exact_cache():
+    found = seen_of(mutant("CopyCalledSparse"))
+    assert (found.counted, found.declared) == (1.0, 0.15)
+    assert found.read == pytest.approx(1 / 101)
+    assert found.own == pytest.approx(1.0, abs=0.05)
+    assert faults(found) == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -204,67 +271,44 @@ def test_an_output_that_is_no_mean_of_values_shows_in_every_channel():
     ],
 )
 def test_context_that_is_skipped_is_missing_in_the_count(name, share, least):
-    found = influence_of(mutant(name))
+    found = seen_of(mutant(name))
     assert found.declared == 1.0
-    assert found.counted == pytest.approx(share, abs=0.06)
-    assert found.least == pytest.approx(least, abs=0.06)
+    assert found.counted == near(share, found.planted)
+    assert found.least == near(least, found.planted // 3)
+    assert declares_more(found)
 
 
 def test_the_newest_token_counts_as_attended_to():
-    assert influence_of(mutant("SkipsOneLayer")).least == pytest.approx(1 / (TOKENS + 1))
+    assert seen_of(mutant("SkipsOneLayer")).least == pytest.approx(1 / (TOKENS + 1))
 
 
 def test_a_token_counts_when_one_query_head_of_its_group_attends_to_it():
-    assert influence_of(mutant("OneHeadOfAGroup")).counted == 1.0
+    assert seen_of(mutant("OneHeadOfAGroup")).counted == 1.0
 
 
 def test_dense_attention_that_calls_itself_sparse_is_counted_as_dense():
-    found = influence_of(mutant("DenseCalledSparse"))
-    assert (found.counted, found.declared) == (1.0, 0.15)
+    found = seen_of(mutant("DenseCalledSparse"))
+    assert (found.counted, found.read, found.declared) == (1.0, 1.0, 0.15)
+    assert reads_more(found)
 
 
-def test_a_planted_token_has_its_value_in_its_own_channel_and_nothing_else_has_one():
+def test_an_arm_that_looks_for_a_planted_cache_at_prefill_is_counted_as_it_is_timed():
+    found = seen_of("tests.evil.knows_probes:KnowsPlanted")
+    assert found.declared == 1.0
+    assert found.counted == near(64 / 101, found.planted)
+
+
+def test_an_arm_is_left_on_the_cache_that_it_was_set_up_on():
     with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
-        places = plant(bench, 1)
-        for shape in bench.tables.shapes:
-            view, tokens = bench.cache.views[shape.layer], places.tokens[shape.layer]
-            assert tokens.shape == (2, 2, 64)
-            assert (view.v != 0).sum() == tokens.numel()
-            for channel in (0, 63):
-                rows = tokens[1, 0, channel]
-                assert view.v[1, 0, rows, channel] > 1
-            assert view.k[:, :, :TOKENS].abs().max() < 0.1
-            assert not view.k[:, :, TOKENS:].any()
-
-
-def test_places_differ_by_seed_layer_sequence_and_head_and_by_nothing_else():
-    with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
-        first, again, other = (plant(bench, seed).tokens for seed in (1, 1, 2))
-    assert all(torch.equal(first[layer], again[layer]) for layer in first)
-    rows = [tuple(r.tolist()) for p in (first, other) for t in p.values() for r in t.flatten(0, 1)]
-    assert len(set(rows)) == len(rows) == 2 * 3 * 4
-
-
-def test_planted_values_are_whole_again_after_an_arm_that_damaged_them():
-    with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
-        plant(bench, 1)
-        before = bench.cache.sha256()
-        bench.require_intact(thoroughly=True)
-        bench.cache.views[1].v[0, 0, 3] += 1
-        bench.reclaim()
-        assert bench.cache.sha256() == before
-
-
-def test_the_new_token_of_the_first_step_has_a_query_and_no_key_or_value():
-    with standing(with_arms("sdpa", bench=LONG), WIDE) as bench:
-        silence_new_tokens(bench)
-        rows = bench.tables.rows
-        for q, k, v in bench.tables.split(rows[0]):
-            assert q.abs().min() > 0
-            assert not k.any()
-            assert not v.any()
-        assert all(k.any() for _, k, _ in bench.tables.split(rows[1]))
-        bench.require_intact()
+        planted = Planted(bench, 1)
+        even_scores(bench)
+        for method, turned in (("sdpa", False), ("int8_kv,impl=torch", True)):
+            before = bench.cache.sha256()
+            found = influence_of(bench, arm(method, "x"), Mode.EAGER, planted)
+            bench.clear_slot()
+            assert (bench.cache.sha256() != before) is turned
+            bench.require_intact(thoroughly=True)
+            del found
 
 
 def replay_of(method: str) -> Replay:
