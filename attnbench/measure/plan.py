@@ -10,7 +10,7 @@ import torch
 
 from attnbench.errors import DoesNotFit, Unsupported, UsageError
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu
-from attnbench.measure.prompts import TextNeed, refuse_early
+from attnbench.measure.prompts import refuse_early
 from attnbench.measure.tasks import Fill
 from attnbench.methods.base import Family, Method
 from attnbench.methods.registry import exact_methods, parse, source_sha256
@@ -18,7 +18,6 @@ from attnbench.models.info import ModelInfo, beyond_positions, check_context
 from attnbench.models.sources import inspect
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.presets import Protocol
-from attnbench.quality.figures import LOGIT_STEPS
 from attnbench.quality.gates import refuse_replacement
 from attnbench.quality.text import read_text
 
@@ -113,8 +112,7 @@ def plan_decode(request: DecodeRequest) -> Plan:
     context = _context(request, info)
     dtype = request.dtype or ("bfloat16" if device == "cuda" else "float32")
     arms, skipped = _arms(request, torch.device(device), context)
-    if info.weights == "trained":
-        refuse_early(_text_need(request, info, context))
+    refuse_early(request, info, context)
     plan = Plan(
         request=request,
         info=info,
@@ -172,18 +170,6 @@ def _context(request: DecodeRequest, info: ModelInfo) -> int:
         context = min(DEFAULT_CONTEXT, info.max_context - SPARE_ROWS)
     check_context(info, context)
     return context
-
-
-def _text_need(request: DecodeRequest, info: ModelInfo, context: int) -> TextNeed:
-    judged = min(context, info.max_context - LOGIT_STEPS)
-    return TextNeed(
-        model=request.model,
-        text=request.text,
-        context=context,
-        batch=request.batch,
-        seed=request.seed,
-        judged_context=judged if request.quality else None,
-    )
 
 
 def _cells(request: DecodeRequest, device: str) -> tuple[tuple[Scope, Mode], ...]:
