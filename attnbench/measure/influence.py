@@ -39,7 +39,7 @@ from attnbench.protocol.integrity import (
 from attnbench.protocol.verdict import Reason
 
 REPLAY_ROUNDS, REPLAYED_STEPS = 4, 4
-# A step this long is timed to a per cent at once: half as many rounds and steps will do.
+# A step this long is timed to a per cent at once: one round will do.
 LONG_STEP_US = 4000.0
 SURPRISES = 3  # in a row: an arm that is right every other time cannot be right in all of them
 HANDED_ROWS = 3  # of inputs: for the step, for the check at set-up, and outputs of that
@@ -101,22 +101,22 @@ def replayed(bench: Workbench, arm: BenchArm) -> Replay:
     again_us: tuple[float, ...] = ()
     held_us: tuple[float, ...] = ()
     moving_us: tuple[float, ...] = ()
-    shorter = 2 if clock.time(arm.step, 1).steps_us[0] > LONG_STEP_US else 1
-    steps = REPLAYED_STEPS // shorter
-    for _ in range(REPLAY_ROUNDS // shorter):
+    for _ in range(REPLAY_ROUNDS):
         bench.freshen(secrets.randbits(31))
         arm.reset()
         clock.time(arm.step, 1)
-        fresh_us += clock.time(arm.step, steps).steps_us
+        fresh_us += clock.time(arm.step, REPLAYED_STEPS).steps_us
         arm.reset()
         clock.time(arm.step, 1)
-        again_us += clock.time(arm.step, steps).steps_us
+        again_us += clock.time(arm.step, REPLAYED_STEPS).steps_us
         bench.hold()
         clock.time(arm.step, 1)
-        held_us += clock.time(arm.step, steps).steps_us
-        for _ in range(steps):
+        held_us += clock.time(arm.step, REPLAYED_STEPS).steps_us
+        for _ in range(REPLAYED_STEPS):
             bench.freshen(secrets.randbits(31))
             moving_us += clock.time(arm.step, 1).steps_us
+        if min(fresh_us) > LONG_STEP_US:
+            break
     arm.inspect()
     return Replay(fresh_us=fresh_us, again_us=again_us, held_us=held_us, moving_us=moving_us)
 

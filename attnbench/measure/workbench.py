@@ -92,6 +92,8 @@ class Workbench:
         self.compiled.seal(step)
         self.clear_slot()
         self._know_model()
+        gc.collect()
+        gc.freeze()  # what the compiler keeps, for the same reason as all that came before
 
     def _know_model(self) -> None:
         """Take the model as it is now for intact."""
