@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from attnbench.ledger.faults import BadBlob
 from attnbench.ledger.storage import explained, write_file
 
 _REF = re.compile(r"sha256:([0-9a-f]{64})")
+
+
+def refs_of(body: Mapping[str, object]) -> Iterator[str]:
+    """The blobs that a record's body names: its raw samples, and evidence that is no record."""
+    samples, evidence = body.get("samples"), body.get("evidence")
+    if isinstance(samples, str):
+        yield samples
+    if isinstance(evidence, str) and _REF.fullmatch(evidence):
+        yield evidence
 
 
 def put(folder: Path, data: bytes) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import UsageError
+from attnbench.ledger.blobs import refs_of
 from attnbench.ledger.book import Ledger
 from attnbench.ledger.record import Kind, Record
 
@@ -38,9 +39,8 @@ def merge(ledger: Ledger, other: Path) -> Merged:
         raise UsageError(f"{other} has no records", hint="There is nothing to take over.")
     known = {record.id for record in ledger.records()} if ledger.path.exists() else set()
     new = [record for record in records if record.id not in known]
-    for samples in (record.body.get("samples") for record in new):
-        if isinstance(samples, str):
-            ledger.put_blob(source.get_blob(samples))
+    for ref in (ref for record in new for ref in refs_of(record.body)):
+        ledger.put_blob(source.get_blob(ref))
     for record in new:
         ledger.adopt(record)
     last = records[-1]

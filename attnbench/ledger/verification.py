@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attnbench.errors import Exit, LedgerError, UsageError
+from attnbench.ledger.blobs import refs_of
 from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import parse
 from attnbench.ledger.faults import BadBlob, BadLine, BrokenLedger, NotCanonical, TornTail
@@ -95,7 +96,7 @@ class _Check:
             for record in self.ledger.records():
                 self.last = record
                 self._look_for_a_twin(record)
-                self._look_at_its_blob(record)
+                self._look_at_its_blobs(record)
                 self._compare_with_checkpoint(record)
         except TornTail as torn:
             self._note("torn", torn.line, torn)
@@ -110,15 +111,15 @@ class _Check:
             twin = BadLine(f"line {record.seq} repeats the record of line {first}")
             self._note("broken", record.seq, twin)
 
-    def _look_at_its_blob(self, record: Record) -> None:
-        ref = record.body.get("samples")
-        if not isinstance(ref, str) or ref in self.blobs:
-            return
-        self.blobs.add(ref)
-        try:
-            self.ledger.get_blob(ref)
-        except BadBlob as bad:
-            self._note("blob", record.seq, bad)
+    def _look_at_its_blobs(self, record: Record) -> None:
+        for ref in refs_of(record.body):
+            if ref in self.blobs:
+                continue
+            self.blobs.add(ref)
+            try:
+                self.ledger.get_blob(ref)
+            except BadBlob as bad:
+                self._note("blob", record.seq, bad)
 
     def _compare_with_checkpoint(self, record: Record) -> None:
         known = self.checkpoint

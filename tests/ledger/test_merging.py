@@ -35,6 +35,13 @@ def test_samples_come_along(three, other):
     assert three.get_blob(list(other.records())[1].body["samples"]) == b"raw"
 
 
+def test_evidence_comes_along_too(three, other):
+    evidence = other.put_blob(b"a table")
+    other.append(Kind.CONCERN, {"target": list(other.records())[1].id, "evidence": evidence})
+    merge(three, other.path)
+    assert three.get_blob(evidence) == b"a table"
+
+
 def test_a_last_record_says_where_they_came_from(three, other):
     merge(three, other.path)
     last, source = list(three.records())[-1], list(other.records())[-1]

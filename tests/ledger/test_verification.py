@@ -245,6 +245,17 @@ def test_members_that_a_record_does_not_have_are_refused(three):
         assert first_problem(three.path) == ("broken", 1)
 
 
+def test_evidence_that_was_lost_is_found_and_a_record_as_evidence_is_no_blob(ledger):
+    _, result = record_run(ledger, "aa")
+    evidence = {"target": result.id, "evidence": ledger.put_blob(b"a table")}
+    concern = ledger.append(Kind.CONCERN, evidence)
+    ledger.append(Kind.CONCERN, {"target": result.id, "evidence": concern.id})
+    assert verify(ledger.path).blobs == 2
+    (blob,) = (p for p in ledger.blob_folder.rglob("*") if p.is_file() and p.stat().st_size == 7)
+    blob.unlink()
+    assert first_problem(ledger.path) == ("blob", concern.seq)
+
+
 @pytest.mark.parametrize("harm", ["alter", "delete"])
 def test_raw_samples_that_were_altered_or_lost_are_found(ledger, harm):
     closed, _ = record_run(ledger, "aa")
