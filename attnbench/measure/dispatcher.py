@@ -1,9 +1,9 @@
 """What torch's dispatcher calls for every operator, as text that an arm cannot change unseen.
 
-Reading all of it takes some seventy milliseconds, so it is read when an arm is set up for the first
-time, at the end of each group and after all probes. Around every visit two things are read: the
-operators that exact attention and a model's step are made of, and the names under which Python
-registered kernels for any operator of torch.
+Reading all of it takes some fifty milliseconds, so it is read when the pilot has tried an arm, at
+the end of each group and after all probes. Around every visit two things are read: the operators
+that exact attention and a model's step are made of, and the names under which Python registered
+kernels for any operator of torch.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from statistics import median
 import torch
 
 from attnbench.errors import SessionLost
-from attnbench.measure.arms import BenchArm
+from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import last_level_cache_bytes
 from attnbench.measure.events import Doing, Mark, Talk
@@ -111,10 +111,16 @@ class Trial:
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
             return ArmPilot(method=arm.label, failure=arm_failure(error, "pilot"))
         if launches:
-            return self._tuned(arm, method.label, launches)
-        tried = self._timed(arm, None, "1 of 1")
-        failure = tried if isinstance(tried, ArmFailure) else None
-        return ArmPilot(method=method.label, failure=failure)
+            found = self._tuned(arm, method.label, launches)
+        else:
+            tried = self._timed(arm, None, "1 of 1")
+            failure = tried if isinstance(tried, ArmFailure) else None
+            found = ArmPilot(method=method.label, failure=failure)
+        try:
+            self._world.require_unchanged()  # the arm is still the one that is marked
+        except BrokenArm as error:
+            return ArmPilot(method=method.label, failure=arm_failure(error, "pilot"))
+        return found
 
     def _tuned(self, arm: Arm, method: str, launches: list[Launch]) -> ArmPilot:
         """An arm with configurations runs when at least one of them does."""
@@ -139,7 +145,7 @@ class Trial:
         self._talk.mark(Mark(arm=arm.label, doing=Doing.SET_UP, cell=0))
         try:
             result: float | ArmFailure = self._median_us(arm, launch)
-            self._world.require_unchanged()
+            self._world.require_unchanged(thoroughly=False)
         except SessionLost:
             raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything

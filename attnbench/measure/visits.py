@@ -287,7 +287,7 @@ class _Run:
         try:
             yield
             with self._with.phases("checks"):
-                self._with.guard.require_unchanged(thoroughly=self._comes_first(label, doing))
+                self._with.guard.require_unchanged(thoroughly=False)
         except SessionLost:
             raise
         except Exception as error:  # noqa: BLE001 - a method under test may raise anything
@@ -296,10 +296,6 @@ class _Run:
         # Not in the except clause, whose traceback keeps the arm's memory alive.
         if label in self._walk.failures:
             recover(label, self._walk.failures[label], self._with.reclaim)
-
-    def _comes_first(self, label: str, doing: Doing) -> bool:
-        """Whether the arm has just been set up for the first time, when its code is new here."""
-        return doing is Doing.SET_UP and len(self._walk.set_up_us.get(label, ())) <= 1
 
     def _mark(self, label: str, doing: Doing, block: int | None = None) -> None:
         patience_s = self._visit_patience_s(label) if doing in (Doing.TIMED, Doing.VISITED) else 0.0

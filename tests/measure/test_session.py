@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import torch
 
-from attnbench.errors import ModelError
+from attnbench.errors import ModelError, SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
 from attnbench.measure.pilot import TRIAL_STEPS, Trial, tried_mode, tuned_scope
@@ -15,6 +15,7 @@ from attnbench.measure.sums import cache_sums
 from attnbench.measure.tasks import Fill, SessionResult, SessionTask
 from attnbench.measure.world import World
 from attnbench.protocol.cell import Mode, Scope
+from tests.measure.broken import Registers
 from tests.measure.simulated import Muted
 from tests.measure.standing import CPU, STEPS, arm, cell, standing, with_arms
 
@@ -207,6 +208,22 @@ def test_an_exact_arm_that_is_wrong_in_its_last_layer_is_seen_and_leaves_the_cac
         )
         assert "layer 2" in failure.message
         assert torch.equal(cache_sums(bench.cache), before)
+
+
+@pytest.mark.filterwarnings("ignore:Warning only once for all operators")
+def test_an_arm_that_registers_unseen_while_it_is_tried_is_named_by_the_pilot():
+    talk = Muted()
+    with standing(with_arms("sdpa", "Registers")) as bench:
+        trial = Trial(bench, Mode.EAGER, talk, World(bench.device))
+        assert trial.examine(arm("sdpa")).failure is None
+        try:
+            with pytest.raises(SessionLost, match="cosh"):
+                trial.examine(arm("Registers"))
+        finally:
+            for module in Registers.modules:
+                module.reset()
+            Registers.modules.clear()
+    assert talk.marks[-1].arm == "Registers"
 
 
 def test_an_approximate_arm_may_differ_from_attention():

@@ -344,9 +344,9 @@ def test_what_no_look_between_visits_saw_ends_the_session_and_is_no_arms_fault()
     assert stage.talk.said[-1] == "progress"
 
 
-def test_the_whole_process_is_looked_at_where_arms_are_set_up_and_at_the_end_of_a_group():
+def test_the_whole_process_is_looked_at_at_the_end_of_each_group_and_quickly_before():
     stage = Stage()
     stage.walk()
     visits = [mark for mark in stage.talk.marks if mark.doing is Doing.TIMED and mark.block >= 0]
-    assert 0 < stage.guard.thorough < stage.guard.looks
+    assert stage.guard.thorough == len(TWO_GROUPS.groups)
     assert stage.guard.looks - stage.guard.thorough >= len(visits) / 2
