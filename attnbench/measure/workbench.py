@@ -117,7 +117,7 @@ class Workbench:
         generator = torch.Generator(self.device).manual_seed(seed)
         for words in (self.tables.words, self.token_words):
             relink(words)
-        self.tables.rows.normal_(generator=generator)
+        self.tables.draw(generator)
         tokens = self.token_words[:, :-1]
         drawn = torch.randint(
             len(self._vocabulary), tokens.shape, generator=generator, device=self.device

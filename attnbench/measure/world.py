@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -32,15 +32,14 @@ LINGER_S = 1.0  # beside what is still at work after so long nobody can be measu
 
 
 class World:
-    """The process as it was when this was made; make it before a method is imported."""
+    """The process as it was when this settled; make it before a method is imported."""
 
     def __init__(self, device: torch.device) -> None:
         self._named = guarded_names()
         self._code = code_of(self._named)
         self._flags = flags(device)
-        self.settle()
 
-    def settle(self, model: nn.Module | None = None) -> None:
+    def settle(self, model: nn.Module | None = None) -> Self:
         """Take settings and threads as they are now: the model is loaded, no arm set up.
 
         What `model` computes with is watched from now on.
@@ -51,6 +50,7 @@ class World:
         self._before = {flag.name: flag.read() for flag in self._flags}
         self._tasks = tasks()
         self._children = children()
+        return self
 
     def require_unchanged(self, *, thoroughly: bool = True) -> None:
         """Put back what changed and raise `BrokenArm` for it, or `SessionLost` where it stays.

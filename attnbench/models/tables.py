@@ -78,6 +78,10 @@ class QKVTables:
         """[T,W] of the layers' dtype."""
         return self.words[:, :-1].view(self.shapes[0].dtype)[:, : _row_width(self.shapes)]
 
+    def draw(self, generator: torch.Generator) -> None:
+        """New standard normal inputs, in place."""
+        fill_normal(self.rows, generator)
+
     def split(self, row: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Views of one row, [W] or as words: q [B,H,1,D], k and v [B,Hkv,1,D] of every layer."""
         widths = [width for shape in self.shapes for width in _widths(shape)]
@@ -105,7 +109,16 @@ def qkv_tables(surveyed: Sequence[SurveyedLayer], steps: int, seed: int) -> QKVT
     generator = torch.Generator(shapes[0].device).manual_seed(seed)
     size = (steps, _row_width(shapes))
     rows = torch.empty(size, dtype=shapes[0].dtype, device=shapes[0].device)
-    return QKVTables.pack(rows.normal_(generator=generator), shapes)
+    fill_normal(rows, generator)
+    return QKVTables.pack(rows, shapes)
+
+
+def fill_normal(rows: Tensor, generator: torch.Generator) -> None:
+    """Draw into `rows` in place. A CPU draws a whole tensor five times as fast as one with gaps."""
+    if rows.device.type == "cpu":
+        rows.copy_(torch.empty(rows.shape, dtype=rows.dtype).normal_(generator=generator))
+    else:
+        rows.normal_(generator=generator)
 
 
 def captured_tables(

@@ -31,6 +31,6 @@ def test_bare_steps_warm_one_arm_up_and_time_it_before_the_next_is_set_up():
 def test_a_pilot_may_try_only_the_first_configurations():
     with standing(with_arms("Tuned")) as bench:
         for most, tried in ((0, 3), (2, 2), (9, 3)):
-            trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device), most=most)
+            trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle(), most=most)
             found = trial.examine(arm("Tuned"))
             assert len(found.launches) + len(found.refused) == tried

@@ -56,7 +56,7 @@ def blamed(world: World, *, thoroughly: bool) -> str:
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_kernel_for_any_operator_of_torch_is_seen_around_every_visit(name, key, library):
-    world = World(CPU)
+    world = World(CPU).settle()
     library.impl(name, kernel, key)
     assert name in blamed(world, thoroughly=False)
     blamed(world, thoroughly=True)
@@ -65,20 +65,20 @@ def test_a_kernel_for_any_operator_of_torch_is_seen_around_every_visit(name, key
 
 @pytest.mark.parametrize("name", ["_scaled_dot_product_flash_attention_for_cpu", "mm"])
 def test_one_that_went_round_the_notes_of_torch_is_seen_there_too(name, bare):
-    world = World(CPU)
+    world = World(CPU).settle()
     bare(name, "CPU")
     assert f"aten::{name}" in blamed(world, thoroughly=False)
 
 
 def test_and_for_an_operator_that_no_step_has_where_the_whole_table_is_read(bare):
-    world = World(CPU)
+    world = World(CPU).settle()
     bare("cosh", "CPU")
     world.require_unchanged(thoroughly=False)
     assert "whole dispatcher aten::cosh" in blamed(world, thoroughly=True)
 
 
 def test_a_kernel_for_whatever_has_none_is_seen():
-    world = World(CPU)
+    world = World(CPU).settle()
     module = torch._C._dispatch_library("IMPL", "_", "CPU", "a.cpp", 1)
     try:
         module.fallback("CPU", kernel)
@@ -89,13 +89,13 @@ def test_a_kernel_for_whatever_has_none_is_seen():
 
 def test_a_kernel_that_was_there_before_the_arms_is_nobodys_fault(library):
     library.impl("cosh", kernel, "CPU")
-    world = World(CPU)
+    world = World(CPU).settle()
     world.require_unchanged()
     world.require_unchanged(thoroughly=False)
 
 
 def test_an_operator_more_changes_none():
-    world = World(CPU)
+    world = World(CPU).settle()
 
     @torch.library.custom_op("attnbench_tests::copied", mutates_args=())
     def copied(x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ def test_an_operator_more_changes_none():
 
 
 def test_what_torch_registers_on_first_use_changes_none():
-    world = World(CPU)
+    world = World(CPU).settle()
     torch.func.vmap(torch.sin)(torch.ones(3))
     compiled = torch.compile(lambda x: (x @ x).softmax(-1), backend="aot_eager")
     compiled(torch.ones(3, 3))

@@ -39,7 +39,7 @@ def test_a_session_runs_every_arm_and_leaves_the_cache_as_it_was(scope, mode):
         before = stands.cache.sha256()
         plan = cell(bench, scope, mode)
         compile_for(stands, (plan,), Muted())
-        result = walk_cells(stands, (plan,), STEPS, Muted(), World(stands.device))
+        result = walk_cells(stands, (plan,), STEPS, Muted(), World(stands.device).settle())
         assert stands.cache.sha256() == before == result.cache_sha256
     (walked,) = result.cells
     assert walked.failures == {}
@@ -53,7 +53,7 @@ def test_every_arm_of_a_captured_cell_names_its_kernels():
     bench = with_arms(*METHODS, bench=CUDA)
     with standing(bench, "qwen3") as stands:
         result = walk_cells(
-            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device)
+            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device).settle()
         )
     samples = result.cells[0].samples
     assert set(samples.kernels) == set(METHODS)
@@ -67,7 +67,7 @@ def test_a_broken_arm_fails_alone_in_a_graph(broken):
     bench = with_arms("sdpa", broken, "zero_cost", bench=CUDA)
     with standing(bench, "qwen3") as stands:
         result = walk_cells(
-            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device)
+            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device).settle()
         )
     (walked,) = result.cells
     assert set(walked.failures) == {broken}
@@ -78,7 +78,7 @@ def test_visits_carry_the_state_of_the_gpu_before_and_after():
     bench = with_arms("sdpa", "zero_cost", bench=CUDA)
     with standing(bench, "qwen3") as stands:
         result = walk_cells(
-            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device)
+            stands, (cell(bench, **GRAPH_CELL),), STEPS, Muted(), World(stands.device).settle()
         )
     for visit in result.cells[0].samples.visits:
         assert visit.gpu["sm_clock_mhz"] > 0

@@ -89,7 +89,7 @@ def test_in_a_session_only_the_layer_that_was_named_waits():
     bench = msgspec.structs.replace(CPU, device="cuda", dtype="bfloat16", arms=(*arms, *_sham()))
     with standing(bench, "qwen3") as stands:
         plan = cell(bench, Scope.ATTENTION, Mode.GRAPH)
-        result = walk_cells(stands, (plan,), STEPS, Muted(), World(stands.device))
+        result = walk_cells(stands, (plan,), STEPS, Muted(), World(stands.device).settle())
         layers = len(stands.tables.shapes)
     (walked,) = result.cells
     assert walked.failures == {}

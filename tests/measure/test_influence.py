@@ -366,7 +366,7 @@ def probed(*methods: str, timed: tuple[str, ...] | None = None):
     bench, talk = with_arms(*methods, bench=LONG), Muted()
     walked = FakeWorkers()._session((cell(with_arms(*(timed or methods))),), 0)
     with standing(bench, WIDE) as stands:
-        return probe_arms(stands, Mode.EAGER, walked, talk, World(stands.device)), talk
+        return probe_arms(stands, Mode.EAGER, walked, talk, World(stands.device).settle()), talk
 
 
 def test_every_arm_that_was_timed_is_probed_under_its_name():

@@ -33,7 +33,7 @@ def _as_it_was():
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_changed_precision_is_its_arms_fault_and_put_back(change):
-    world = World(CPU)
+    world = World(CPU).settle()
     before = precision()
     change()
     with pytest.raises(BrokenArm) as caught:
@@ -52,7 +52,7 @@ def test_mixed_names_are_read_where_torch_itself_raises():
 
 
 def test_full_precision_asked_for_is_the_same_as_none_asked_for():
-    world = World(CPU)
+    world = World(CPU).settle()
     torch.set_float32_matmul_precision("highest")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     world.require_unchanged()

@@ -28,7 +28,9 @@ def _small_buffer(monkeypatch):
 def session(*methods: str, scope: Scope = Scope.STEP, architecture: str = "llama"):
     bench = with_arms(*methods)
     with standing(bench, architecture) as stands:
-        return walk_cells(stands, (cell(bench, scope),), STEPS, Muted(), World(stands.device))
+        return walk_cells(
+            stands, (cell(bench, scope),), STEPS, Muted(), World(stands.device).settle()
+        )
 
 
 @pytest.mark.parametrize("scope", list(Scope))
@@ -51,7 +53,7 @@ def test_a_session_in_mode_compiled_checks_steps_and_finds_a_broken_arm():
         plan = cell(bench, mode=Mode.COMPILED)
         compile_for(stands, (plan,), Muted())
         assert stands.compiled.graphs == 3
-        world = World(stands.device)
+        world = World(stands.device).settle()
         result = walk_cells(stands, (plan,), STEPS, Muted(), world)
         result = with_probes(stands, result, plan.mode, Muted(), world)
     (walked,) = result.cells
@@ -177,7 +179,7 @@ def test_kernels_that_should_be_told_and_are_not_are_remarked_on_with_the_reason
 
 def test_the_pilot_says_which_arms_run_and_why_others_do_not():
     with standing(with_arms("sdpa")) as bench:
-        trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device))
+        trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle())
         assert trial.examine(arm("sdpa")).failure is None
         assert trial.examine(arm("Transposed")).failure.type == "BrokenArm"
         assert trial.examine(arm("sdpa,backend=cudnn")).failure.type == "Unsupported"
@@ -189,7 +191,7 @@ def test_the_pilot_says_which_arms_run_and_why_others_do_not():
 def test_the_pilot_tells_exact_arms_from_arms_that_only_say_so(architecture, dtype):
     bench = msgspec.structs.replace(with_arms("sdpa"), dtype=dtype)
     with standing(bench, architecture) as stands:
-        trial = Trial(stands, Mode.EAGER, Muted(), World(stands.device))
+        trial = Trial(stands, Mode.EAGER, Muted(), World(stands.device).settle())
         for honest in ("sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "Exact"):
             assert trial.examine(arm(honest)).failure is None
         failure = trial.examine(arm("SaysExact")).failure
@@ -202,7 +204,7 @@ def test_an_exact_arm_that_is_wrong_in_its_last_layer_is_seen_and_leaves_the_cac
         before = cache_sums(bench.cache)
         bench.reclaim = lambda: None
         failure = (
-            Trial(bench, Mode.EAGER, Muted(), World(bench.device))
+            Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle())
             .examine(arm("ForgetsNew"))
             .failure
         )
@@ -214,7 +216,7 @@ def test_an_exact_arm_that_is_wrong_in_its_last_layer_is_seen_and_leaves_the_cac
 def test_an_arm_that_registers_unseen_while_it_is_tried_is_named_by_the_pilot():
     talk = Muted()
     with standing(with_arms("sdpa", "Registers")) as bench:
-        trial = Trial(bench, Mode.EAGER, talk, World(bench.device))
+        trial = Trial(bench, Mode.EAGER, talk, World(bench.device).settle())
         assert trial.examine(arm("sdpa")).failure is None
         try:
             with pytest.raises(SessionLost, match="cosh"):
@@ -228,7 +230,7 @@ def test_an_arm_that_registers_unseen_while_it_is_tried_is_named_by_the_pilot():
 
 def test_an_approximate_arm_may_differ_from_attention():
     with standing(with_arms("sdpa")) as bench:
-        trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device))
+        trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle())
         assert trial.examine(arm("uniform_mean")).failure is None
 
 
@@ -239,7 +241,9 @@ def test_exactness_is_looked_at_in_the_first_a_middle_and_the_last_layer(layers,
 
 def test_the_pilot_names_the_fastest_configuration_and_keeps_the_times_of_all():
     with standing(with_arms("Tuned")) as bench:
-        found = Trial(bench, Mode.EAGER, Muted(), World(bench.device)).examine(arm("Tuned"))
+        found = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle()).examine(
+            arm("Tuned")
+        )
     assert [timed.launch["splits"] for timed in found.launches] == [1, 40]
     assert [refused.launch["splits"] for refused in found.refused] == [7]
     assert found.fastest == found.launches[0].launch
@@ -280,6 +284,8 @@ def test_configurations_are_compared_where_they_are_used(scopes, tuned, monkeypa
     found = tuned_scope([cell(bench, scope) for scope in scopes])
     assert found is tuned
     with standing(bench) as stands:
-        Trial(stands, Mode.EAGER, Muted(), World(stands.device), scope=found).examine(arm("Tuned"))
+        Trial(stands, Mode.EAGER, Muted(), World(stands.device).settle(), scope=found).examine(
+            arm("Tuned")
+        )
     assert set(timed[-TRIAL_STEPS:]) == {tuned}
     assert timed.count(tuned) >= 2 * TRIAL_STEPS

@@ -217,7 +217,7 @@ def test_an_arm_that_was_left_out_is_refused_with_the_reason_that_it_had(bench):
 
 
 def test_what_an_arm_of_the_pilot_changed_before_it_raised_is_not_laid_on_the_next(bench):
-    trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device))
+    trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle())
     broken = trial.examine(arm(mutant("ChangesSettingAndRaises"), "x"))
     assert broken.failure.reason == Reason.GLOBAL_STATE
     assert not torch.are_deterministic_algorithms_enabled()

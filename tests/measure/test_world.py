@@ -131,7 +131,7 @@ def blamed(world: World, kind: type[AttnbenchError] = BrokenArm) -> AttnbenchErr
 
 
 def test_a_process_that_nobody_changed_is_nobodys_fault():
-    world = World(CPU)
+    world = World(CPU).settle()
     world.require_unchanged()
 
 
@@ -141,7 +141,7 @@ def test_every_setting_that_can_be_put_back_is_changed_by_a_test_of_this_file():
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_setting_is_named_and_put_back_and_told_once(name):
-    world = World(CPU)
+    world = World(CPU).settle()
     before = settings()
     CHANGES[name]()
     caught = blamed(world)
@@ -153,7 +153,7 @@ def test_a_changed_setting_is_named_and_put_back_and_told_once(name):
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])
 def test_putting_the_default_device_back_leaves_no_mode_on_every_call(device):
-    world = World(CPU)
+    world = World(CPU).settle()
     torch.set_default_device(device)
     blamed(world)
     assert torch._C._len_torch_function_stack() == 0
@@ -161,14 +161,14 @@ def test_putting_the_default_device_back_leaves_no_mode_on_every_call(device):
 
 
 def test_a_timer_that_rings_once_is_told_and_off_again():
-    world = World(CPU)
+    world = World(CPU).settle()
     signal.setitimer(signal.ITIMER_VIRTUAL, 1000)
     assert "timers " in blamed(world).message
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
 
 
 def test_a_quick_look_leaves_out_what_takes_long_to_read():
-    world = World(CPU)
+    world = World(CPU).settle()
     slow = [flag.name for flag in world._flags if flag.slow]
     world._before |= {name: {} for name in slow}
     world.require_unchanged(thoroughly=False)
@@ -176,7 +176,7 @@ def test_a_quick_look_leaves_out_what_takes_long_to_read():
 
 
 def test_names_of_the_environment_are_told_and_what_was_deleted_is_there_again(monkeypatch):
-    world = World(CPU)
+    world = World(CPU).settle()
     monkeypatch.setenv("WAS_HERE", "before")
     world.settle()
     del os.environ["WAS_HERE"]
@@ -187,7 +187,7 @@ def test_names_of_the_environment_are_told_and_what_was_deleted_is_there_again(m
 
 
 def test_what_cannot_be_put_back_ends_the_session_of_the_arm_that_changed_it():
-    world = World(CPU)
+    world = World(CPU).settle()
     with torch.inference_mode():
         caught = blamed(world, SessionLost)
         assert "inference mode from False to True" in caught.message
@@ -223,7 +223,7 @@ def spinning():
 
 @pytest.mark.skipif(not TASKS.exists(), reason="the system has no /proc to look threads up in")
 def test_a_thread_left_at_work_ends_the_session_of_the_arm_that_left_it(spinning, impatient):
-    world = World(CPU)
+    world = World(CPU).settle()
     spinning()
     caught = blamed(world, SessionLost)
     assert (caught.reason, caught.message) == (
@@ -249,7 +249,7 @@ def test_a_thread_that_works_a_little_longer_costs_its_arm_and_nobody_else(monke
             pass
 
     monkeypatch.setattr(world_module, "_at_work", looking)
-    world = World(CPU)
+    world = World(CPU).settle()
     thread = threading.Thread(target=work)
     thread.start()
     try:
@@ -260,7 +260,7 @@ def test_a_thread_that_works_a_little_longer_costs_its_arm_and_nobody_else(monke
 
 
 def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
-    world = World(CPU)
+    world = World(CPU).settle()
     ended = threading.Thread(target=ignore)
     ended.start()
     ended.join()
@@ -278,7 +278,7 @@ def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
     ids=["at work", "waiting"],
 )
 def test_a_child_process_left_at_work_is_told_once_and_one_that_waits_is_not(code, said, impatient):
-    world = World(CPU)
+    world = World(CPU).settle()
     child = subprocess.Popen([sys.executable, "-c", f"print(flush=True)\n{code}"], **PIPES)
     try:
         child.stdout.readline()
@@ -293,7 +293,7 @@ def test_a_child_process_left_at_work_is_told_once_and_one_that_waits_is_not(cod
 
 
 def test_all_that_one_arm_changed_is_put_back_at_once_and_the_worst_is_told(spinning, impatient):
-    world = World(CPU)
+    world = World(CPU).settle()
     before = settings()
     own = time.sleep
     time.sleep = ignore
@@ -306,7 +306,7 @@ def test_all_that_one_arm_changed_is_put_back_at_once_and_the_worst_is_told(spin
 
 
 def test_settling_takes_settings_and_threads_for_how_things_should_be(spinning):
-    world = World(CPU)
+    world = World(CPU).settle()
     torch.set_default_dtype(torch.float64)
     spinning()
     world.settle()
