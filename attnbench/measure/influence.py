@@ -40,7 +40,7 @@ from attnbench.protocol.verdict import Reason
 
 REPLAY_ROUNDS, REPLAYED_STEPS = 4, 4
 # A step this long is timed to a per cent at once: one round will do.
-LONG_STEP_US = 4000.0
+LONG_STEP_US = 2000.0
 SURPRISES = 3  # in a row: an arm that is right every other time cannot be right in all of them
 HANDED_ROWS = 3  # of inputs: for the step, for the check at set-up, and outputs of that
 LEAST_OWN = 0.01  # of the exact cache: with less, what an arm attends to it reads there
