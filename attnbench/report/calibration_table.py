@@ -23,7 +23,7 @@ from attnbench.protocol.calibration_result import (
 from attnbench.protocol.calibration_spread import PLANNED_SESSIONS
 from attnbench.protocol.order_effect import BLOCKS, SEQUENTIAL, SEQUENTIAL_WARMUP_STEPS
 from attnbench.protocol.result import Interval
-from attnbench.report.decode_table import ABSENT, cell_title
+from attnbench.report.words import ABSENT, cell_title
 
 
 def calibration_tables(result: CalibrationResult) -> RenderableType:

@@ -22,12 +22,11 @@ from attnbench.measure.chosen import PilotArm
 from attnbench.protocol.cell import Cell, Role
 from attnbench.protocol.result import ArmResult
 from attnbench.protocol.verdict import Verdict
+from attnbench.report import words
 from attnbench.report.decode_notes import notes
+from attnbench.report.words import ABSENT, arm_name, cell_title
 
-MIB = 1 << 20
 NOBODY: Mapping[Cell, Sequence[PilotArm]] = MappingProxyType({})
-ABSENT = "–"
-CEILING = "zero_cost"
 STYLES = {
     "FASTER": "green",
     "SMALLER": "green",
@@ -73,14 +72,6 @@ def _cell_block(
     return Group(title, _CellTable(results), *lines, Text())
 
 
-def cell_title(cell: Cell) -> str:
-    """The cell in words."""
-    return (
-        f"{cell.model} · {cell.context} tokens · batch {cell.batch} · {cell.dtype} · "
-        f"{cell.scope.value} · {cell.mode.value} · {cell.device}"
-    )
-
-
 @dataclass(frozen=True)
 class _CellTable:
     """The rows of one cell, as wide as the terminal allows."""
@@ -111,85 +102,37 @@ class _CellTable:
 
 
 def _wide_row(result: ArmResult) -> list[Text]:
-    return [Text(_arm(result)), *chain(*_figures(result))]
+    return [Text(arm_name(result)), *chain(*_figures(result))]
 
 
 def _narrow_row(result: ArmResult) -> list[Text]:
     """The arm's parameters below its name, and each pair of figures one above the other."""
-    name, _, parameters = _arm(result).partition(",")
+    name, _, parameters = arm_name(result).partition(",")
     arm = Text("\n".join(filter(None, (name, parameters))))
     return [arm, *(Text("\n").join(pair) for pair in _figures(result))]
 
 
 def _figures(result: ArmResult) -> tuple[tuple[Text, Text], ...]:
     """In the order of COLUMNS, without the arm."""
+    verdict = result.verdict
     return (
-        (_latency(result), _floor_multiple(result)),
+        (Text(words.latency(result)), Text(words.floor_multiple(result))),
         _speed_up(result),
-        _latency_verdict(result),
-        (_verdict(result.verdict.quality), _cosines(result)),
-        (_kv(result), _captured(result)),
+        (_verdict(verdict.latency), Text(words.because(result))),
+        (_verdict(verdict.quality), Text(words.cosines(result))),
+        (
+            Text(words.kv_mib(result), style=STYLES.get(verdict.memory, "")),
+            Text(words.captured(result)),
+        ),
     )
-
-
-def _arm(result: ArmResult) -> str:
-    mark = {Role.BASELINE: " (A)", Role.BASELINE_AGAIN: " (A′)"}.get(result.role, "")
-    name, comma, parameters = result.method.partition(",")
-    return f"{name}{mark}{comma}{parameters}"
-
-
-def _latency(result: ArmResult) -> Text:
-    return Text(ABSENT if result.latency_ms is UNSET else f"{result.latency_ms['median']:.3f}")
 
 
 def _speed_up(result: ArmResult) -> tuple[Text, Text]:
     """A void ratio is shown, and does not stand out."""
-    ratio, style = result.ratio, "dim" if result.verdict.latency == "VOID" else ""
-    if ratio is UNSET:
-        return Text(ABSENT), Text(ABSENT)
-    interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
-    return Text(f"{ratio.estimate:.3f}×", style), Text(interval, style)
-
-
-def _latency_verdict(result: ArmResult) -> tuple[Text, Text]:
-    verdict = result.verdict
-    reason = verdict.latency_reason if verdict.latency in ("VOID", "INCONCLUSIVE") else ""
-    if verdict.latency == "FASTER" and _negligible(result):
-        reason = "negligibly"
-    return _verdict(verdict.latency), Text(reason)
-
-
-def _negligible(result: ArmResult) -> bool:
-    return result.statistics is not UNSET and result.statistics.equivalent
+    style = "dim" if result.verdict.latency == Verdict.VOID else ""
+    interval = ABSENT if result.ratio is UNSET else words.limits(result.ratio)
+    return Text(words.speed_up(result), style), Text(interval, style)
 
 
 def _verdict(verdict: str) -> Text:
     return Text(verdict or ABSENT, style=STYLES.get(verdict, ""))
-
-
-def _cosines(result: ArmResult) -> Text:
-    if result.quality is UNSET or "cosine_mean" not in result.quality:
-        return Text(ABSENT)
-    return Text(f"{result.quality['cosine_mean']:.4f} / {result.quality['cosine_p1']:.3f}")
-
-
-def _kv(result: ArmResult) -> Text:
-    if result.memory is UNSET:
-        return Text(ABSENT)
-    mib = int(result.memory["reachable_bytes"]) / MIB
-    return Text(f"{mib:,.1f}", style=STYLES.get(result.verdict.memory, ""))
-
-
-def _floor_multiple(result: ArmResult) -> Text:
-    if result.floor is UNSET or result.latency_ms is UNSET or not result.floor.read_bytes:
-        return Text(ABSENT)
-    return Text(f"{result.latency_ms['median'] / result.floor.ms:.2f}")
-
-
-def _captured(result: ArmResult) -> Text:
-    """Of the way to the ceiling, for an arm that surely went it."""
-    if result.captured_share is UNSET or result.verdict.latency != Verdict.FASTER:
-        return Text(ABSENT)
-    if result.method == CEILING:
-        return Text("ceiling")
-    return Text(f"{result.captured_share:.0%}")
