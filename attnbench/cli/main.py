@@ -35,6 +35,9 @@ COMMANDS = {
         "attnbench.cli.calibrate:calibrate", "Learn what this machine can tell apart."
     ),
     "methods": Entry("attnbench.cli.methods:app", "List and show methods."),
+    "report": Entry(
+        "attnbench.cli.report:report", "Make one page of a ledger, its figures and tables."
+    ),
     "ledger": Entry("attnbench.cli.ledger:app", "Read, check and retract what was recorded."),
 }
 

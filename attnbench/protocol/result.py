@@ -32,13 +32,14 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
     """The least bytes a step must read and how long the measured bandwidth needs for them.
 
-    `theoretical_gb_s` is memory clock times bus width, 0 where neither can be asked.
+    `theoretical_gb_s` is memory clock times bus width, 0 where neither can be asked, and in
+    results from before it was.
     """
 
     read_bytes: int
     bandwidth_gb_s: float
-    theoretical_gb_s: float
     ms: float
+    theoretical_gb_s: float = 0.0
 
 
 class NextPlan(msgspec.Struct, frozen=True, kw_only=True):

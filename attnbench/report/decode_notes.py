@@ -6,13 +6,16 @@ One line a fact: arms of which the same is to be said share it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from attnbench.measure.chosen import PilotArm
 from attnbench.protocol.cell import Role
 from attnbench.protocol.result import ArmResult
 from attnbench.report.order_notes import marked, order_note
+
+if TYPE_CHECKING:
+    from attnbench.measure.chosen import PilotArm
 
 NO_POWER = "no-power"  # the gates' reason: a method that does not attend would do as well
 OPEN = ("INCONCLUSIVE", "VOID")
@@ -20,9 +23,14 @@ CYCLES_APART = 0.01  # of the ratio of times: below it cycles and time say the s
 LONGEST = 160  # characters of a failure; all of it is in the ledger
 
 
-def notes(results: Sequence[ArmResult], alone: Sequence[PilotArm] = ()) -> Iterator[str]:
-    """Lines of plain text, the most general first; `alone` are the arms of the pilot alone."""
-    yield from _of_baseline(results)
+def notes(
+    results: Sequence[ArmResult], alone: Sequence[PilotArm] = (), *, absolute: bool = True
+) -> Iterator[str]:
+    """Lines of plain text, the most general first; `alone` are the arms of the pilot alone.
+
+    `absolute`: whether times and bandwidths may be named, or ratios alone.
+    """
+    yield from _of_baseline(results, absolute=absolute)
     if alone:
         named = " · ".join(map(_pilot_time, alone))
         yield f"in the pilot alone, with their times there over A's: {named}"
@@ -34,14 +42,14 @@ def notes(results: Sequence[ArmResult], alone: Sequence[PilotArm] = ()) -> Itera
     yield from _shared((result.method, _failure(result)) for result in results)
 
 
-def _of_baseline(results: Sequence[ArmResult]) -> Iterator[str]:
+def _of_baseline(results: Sequence[ArmResult], *, absolute: bool) -> Iterator[str]:
     baseline = next((r for r in results if r.role is Role.BASELINE), None)
     if baseline is None:
         return
     which = f"{baseline.method} (A, the fastest exact arm of the pilot)"
     yield f"speed-up: time of {which} over the arm's."
     floor = baseline.floor
-    if floor is not UNSET:
+    if absolute and floor is not UNSET:
         yield (
             f"× floor: over the time to read the step's bytes at {floor.bandwidth_gb_s:,.0f} GB/s, "
             f"measured in the same sessions; {floor.ms:.3f} ms for A."

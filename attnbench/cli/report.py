@@ -1,0 +1,145 @@
+"""`attnbench report`: one self-contained HTML page of a ledger; figures and tables beside it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attnbench.cli.ledger import DEFAULT, AsJson, LedgerPath
+from attnbench.errors import AttnbenchError
+
+if TYPE_CHECKING:
+    from attnbench.report.page.html import Contents
+
+
+def report(
+    path: LedgerPath = DEFAULT,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The page.", dir_okay=False)
+    ] = Path("report.html"),
+    figures: Annotated[
+        Path | None,
+        typer.Option(help="Write every figure there, as PNG and SVG.", file_okay=False),
+    ] = None,
+    latex: Annotated[
+        Path | None, typer.Option(help="Write the tables there, for LaTeX.", dir_okay=False)
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write the tables there, in Markdown.", dir_okay=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one page of a ledger: claims, results, figures, and what was taken back.
+
+    The page is a single file that asks the network for nothing. The same ledger gives the same
+    page.
+
+    Examples:
+
+    attnbench report
+
+    attnbench report --ledger other/ledger.jsonl -o other.html
+
+    attnbench report --figures figures --latex tables.tex --markdown tables.md
+    """
+    from attnbench.ledger import Ledger
+    from attnbench.report.page.html import Contents, page
+    from attnbench.report.page.reading import Reading
+
+    contents = Contents(Reading.of(Ledger(path)))
+    written = [_write(output, page(contents))]
+    written += _tables(contents, latex, markdown)
+    written += _figures(contents, figures) if figures else []
+    if as_json:
+        typer.echo(json.dumps(_as_json(contents, written), ensure_ascii=False, indent=2))
+    else:
+        typer.echo("\n".join(_as_text(contents, written)))
+
+
+def _tables(contents: Contents, latex: Path | None, markdown: Path | None) -> Iterator[Path]:
+    if latex:
+        from attnbench.report.page.latex import latex as as_latex
+
+        yield _write(latex, as_latex(contents.tables))
+    if markdown:
+        from attnbench.report.page.markdown import markdown as as_markdown
+
+        yield _write(markdown, as_markdown(contents.tables))
+
+
+def _figures(contents: Contents, folder: Path) -> list[Path]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return [file for drawing in contents.drawings() for file in drawing.write(folder)]
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    return path
+
+
+def _unwritable(path: Path, error: OSError) -> AttnbenchError:
+    return AttnbenchError(
+        f"{path} cannot be written: {error.strerror or error}",
+        hint="Choose another place; `attnbench report --help` names the options.",
+    )
+
+
+def _as_text(contents: Contents, written: list[Path]) -> Iterator[str]:
+    counted = Counter(claim.standing for claim in contents.claims)
+    claims = ", ".join(f"{number} {word}" for word, number in counted.items()) or "none"
+    reading = contents.reading
+    yield (
+        f"{len(reading.records)} records: {len(reading.arms)} results in {len(contents.cells)} "
+        f"cells; claims: {claims}."
+    )
+    if reading.unread:
+        yield f"{len(reading.unread)} results cannot be read by this version; the page lists them."
+    yield from _what_was_written(written)
+
+
+def _what_was_written(written: list[Path]) -> Iterator[str]:
+    """Each file but the figures, which are many."""
+    figures = [file for file in written if file.suffix in (".png", ".svg")]
+    yield from (f"wrote {file}" for file in written if file not in figures)
+    if figures:
+        yield f"wrote {len(figures)} files of figures to {figures[0].parent}"
+
+
+def _as_json(contents: Contents, written: list[Path]) -> dict[str, Any]:
+    from attnbench.report.page import sessions
+
+    reading = contents.reading
+    return {
+        "ledger": str(reading.name),
+        "records": len(reading.records),
+        "head": reading.records[-1].hash if reading.records else None,
+        "standing": contents.standing(),
+        "claims": [
+            {
+                "key": claim.key,
+                "system": claim.system,
+                "claim": claim.statement,
+                "verdict": claim.standing,
+                "reason": claim.reason,
+                "record": claim.counting.id,
+            }
+            for claim in contents.claims
+        ],
+        "cells": len(contents.cells),
+        "results": len(reading.arms),
+        "unread": [record.id for record, _ in reading.unread],
+        "sessions": dict(sessions.total(contents.sessions)),
+        "written": list(map(str, written)),
+    }

@@ -1,0 +1,1 @@
+"""A ledger as one page: what was claimed, what was measured, and what became of both."""

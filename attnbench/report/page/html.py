@@ -1,0 +1,236 @@
+"""The page: one file that asks the network for nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from msgspec import UNSET
+
+from attnbench import __version__
+from attnbench.ledger import Kind, Record, Status
+from attnbench.ledger.canonical import canonical_bytes
+from attnbench.report import words
+from attnbench.report.decode_notes import notes
+from attnbench.report.page import claims, origins, palette, remarks, sessions
+from attnbench.report.page.cells import CellRuns, Ladder, cells, ladders
+from attnbench.report.page.contexts import against_context
+from attnbench.report.page.drawing import Drawing
+from attnbench.report.page.forest import forest
+from attnbench.report.page.instrument import (
+    Control,
+    aa_plot,
+    bias_plot,
+    controls,
+    injected_plot,
+    newest_calibrations,
+    order_counts,
+    order_plot,
+)
+from attnbench.report.page.plain import first_upper, plain
+from attnbench.report.page.reading import SHORT, Calibration, Reading, day
+from attnbench.report.page.tables import Table, ms, result_tables, scoreboard_table
+
+LONGEST_JSON = 6_000  # characters of a record that the page holds
+MEMORY_COLUMNS = {
+    "reachable_bytes": "reachable",
+    "allocated_bytes": "allocated",
+    "prefill_peak_bytes": "peak of prefill",
+    "decode_peak_bytes": "peak of decode",
+    "reserved_bytes": "reserved",
+    "process_bytes": "process",
+}
+SECTIONS = {
+    "claims": "Claims",
+    "results": "Results by cell",
+    "context": "Against context",
+    "instrument": "The instrument",
+    "remarks": "Taken back, put right, doubted",
+    "registrations": "Registered beforehand",
+    "sessions": "Sessions",
+    "environments": "Where it ran",
+    "records": "Records",
+}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A record as the page holds it: its canonical line, cut off where it is long."""
+
+    record: Record
+    status: str
+    about: str
+    json: str
+    whole: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All that a page shows, ready to be written down."""
+
+    reading: Reading
+
+    @cached_property
+    def claims(self) -> tuple[claims.Claim, ...]:
+        return claims.scoreboard(self.reading)
+
+    @cached_property
+    def cells(self) -> tuple[CellRuns, ...]:
+        return cells(self.reading)
+
+    @cached_property
+    def ladders(self) -> tuple[Ladder, ...]:
+        return ladders(self.cells)
+
+    @cached_property
+    def controls(self) -> tuple[Control, ...]:
+        return controls(self.cells)
+
+    @cached_property
+    def calibrations(self) -> tuple[Calibration, ...]:
+        return newest_calibrations(self.reading)
+
+    @cached_property
+    def sessions(self) -> tuple[sessions.RunSessions, ...]:
+        return sessions.sessions(self.reading)
+
+    @cached_property
+    def tables(self) -> tuple[Table, ...]:
+        scores = (scoreboard_table(self.claims),) if self.claims else ()
+        return (*scores, *result_tables(self.cells))
+
+    def drawings(self) -> Iterator[Drawing]:
+        """Every figure of the page."""
+        runs = (run for each in self.cells for run in (each.shown, *each.others))
+        yield from (drawing for run in runs if (drawing := forest(run)))
+        yield from map(against_context, self.ladders)
+        if self.controls:
+            yield aa_plot(self.controls)
+            yield order_plot(self.controls)
+        yield from (drawing for each in self.calibrations if (drawing := calibration_plot(each)))
+
+    def standing(self) -> dict[str, int]:
+        """How many records stand, are retracted or tainted."""
+        known = list(self.reading.state.statuses.values())
+        return {status.value: known.count(status) for status in Status}
+
+
+def calibration_plot(calibration: Calibration) -> Drawing | None:
+    found = calibration.result
+    if found.order_effect:
+        return bias_plot(calibration, found.order_effect)
+    if found.findings and found.findings.levels:
+        return injected_plot(calibration, found.findings.levels)
+    return None
+
+
+def page(contents: Contents) -> str:
+    """The HTML; the same ledger gives the same bytes."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("attnbench.report.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "tone": palette.tone,
+        "day": day,
+        "short": lambda id: id[:SHORT],
+        "inline": _inline,
+        "few_words": remarks.in_few_words,
+        "first_upper": first_upper,
+    }
+    template = environment.get_template("report.html.j2", globals=_VOCABULARY)
+    return template.render(contents=contents, **_said_of(contents))
+
+
+_VOCABULARY: dict[str, Any] = {
+    "version": __version__,
+    "light": palette.LIGHT,
+    "dark": palette.DARK,
+    "claims": claims,
+    "origins": origins,
+    "session_endings": sessions.ENDINGS,
+    "words": words,
+    "ms": ms,
+    "forest": forest,
+    "against_context": against_context,
+    "aa_plot": aa_plot,
+    "order_plot": order_plot,
+    "order_counts": order_counts,
+    "calibration_plot": calibration_plot,
+    "memory_columns": MEMORY_COLUMNS,
+    "mib": lambda count: f"{count / words.MIB:,.1f}",
+    "percent": lambda value: words.ABSENT if value is UNSET else f"{value:.3%}",
+    "said": lambda verdicts: ", ".join(f"{n} {word}" for word, n in sorted(verdicts.items())),
+    "notes": lambda run: list(notes([arm.result for arm in run.arms], absolute=run.on_gpu)),
+}
+
+
+def _said_of(contents: Contents) -> dict[str, Any]:
+    reading = contents.reading
+    environments = origins.environments(reading)
+    records = _records(reading, {each.record.id for each in environments})
+    return {
+        "reading": reading,
+        "doubts": reading.doubts,
+        "standings": Counter(claim.standing for claim in contents.claims),
+        "totals": sessions.total(contents.sessions),
+        "remarks": remarks.remarks(reading),
+        "registrations": origins.registrations(reading),
+        "environments": environments,
+        "records": records,
+        "led_to": {shown.record.id for shown in records},
+        "sections": _sections(contents),
+    }
+
+
+def _sections(contents: Contents) -> dict[str, str]:
+    """The anchors of the page's parts, and their titles."""
+    has = {
+        "context": bool(contents.ladders),
+        "instrument": bool(contents.controls or contents.calibrations),
+        "environments": any(True for _ in contents.reading.environments()),
+    }
+    return {anchor: title for anchor, title in SECTIONS.items() if has.get(anchor, True)}
+
+
+def _inline(drawing: Drawing) -> object:
+    from markupsafe import Markup
+
+    return Markup(drawing.inline())  # serialised from a tree, in which text is text
+
+
+def _shown(value: object) -> object:
+    """Text from the ledger without what controls a reader's view; markup of our own as it is."""
+    return plain(value) if type(value) is str else value
+
+
+def _records(reading: Reading, of_places: set[str]) -> list[Shown]:
+    """Those that the page leads to: all but sessions that closed, and what bears on no figure."""
+    wanted = of_places | {run.first.id for run in sessions.sessions(reading)}
+    wanted |= {each.record.id for run in sessions.sessions(reading) for each in run.unfinished}
+    other = frozenset({Kind.SESSION, Kind.CHECKPOINT, Kind.REPAIR})
+    return [
+        _record(record, reading)
+        for record in reading.records
+        if record.id in wanted or record.kind not in other
+    ]
+
+
+def _record(record: Record, reading: Reading) -> Shown:
+    line = canonical_bytes(asdict(record)).decode()
+    return Shown(
+        record=record,
+        status=reading.status(record).value,
+        about=remarks.in_few_words(record),
+        json=line[:LONGEST_JSON],
+        whole=len(line),
+    )

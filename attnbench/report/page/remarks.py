@@ -1,0 +1,76 @@
+"""What was taken back, put right or doubted, and what is tainted by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from attnbench.ledger import Kind, Record, Status
+from attnbench.report.page.reading import SHORT, Reading
+
+KINDS = (Kind.RETRACTION, Kind.REINSTATEMENT, Kind.CORRECTION, Kind.CONCERN)
+SAID = ("note", "concern", "correction")  # members that are text for people, in order
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A record about another; `target` is None where this ledger does not hold that."""
+
+    record: Record
+    reason: str
+    said: Sequence[str]
+    tried: str
+    evidence: str
+    evidence_record: Record | None
+    target_id: str
+    target: Record | None
+    target_is: str
+    tainted: Sequence[Record]
+
+
+def remarks(reading: Reading) -> tuple[Remark, ...]:
+    """Newest first."""
+    return tuple(_remark(record, reading) for record in reversed(reading.of_kind(*KINDS)))
+
+
+def in_few_words(record: Record | None) -> str:
+    """What a record is about."""
+    if record is None:
+        return ""
+    body = record.body
+    what = {
+        Kind.RESULT: str(body.get("method") or f"calibration {body.get('calibration', '')}"),
+        Kind.SESSION: f"{body.get('session', '')} {body.get('phase', '')}".strip(),
+        Kind.CLAIM: str(body.get("key") or ""),
+        Kind.REGISTRATION: str(body.get("protocol") or ""),
+    }.get(record.kind, "")
+    run = f"of run {body['run']}" if body.get("run") else ""
+    return " ".join(filter(None, (record.kind.value, what, run)))
+
+
+def _remark(record: Record, reading: Reading) -> Remark:
+    body = record.body
+    target_id = str(body.get("target", ""))
+    evidence = str(body.get("evidence") or body.get("samples") or "")
+    target = reading.find(target_id)
+    return Remark(
+        record=record,
+        reason=str(body.get("reason") or ""),
+        said=tuple(str(body[name]) for name in SAID if body.get(name)),
+        tried=str(body.get("tried") or ""),
+        evidence=evidence,
+        evidence_record=reading.find(evidence),
+        target_id=target_id,
+        target=target,
+        target_is=in_few_words(target) or f"{target_id[:SHORT]}, not in this ledger",
+        tainted=_tainted(target_id, reading) if record.kind is Kind.RETRACTION else (),
+    )
+
+
+def _tainted(root: str, reading: Reading) -> tuple[Record, ...]:
+    by: Mapping[str, tuple[str, ...]] = reading.state.tainted_by
+    return tuple(
+        record
+        for record in reading.records
+        if root in by.get(record.id, ()) and reading.status(record) is Status.TAINTED
+    )
