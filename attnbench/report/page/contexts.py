@@ -39,7 +39,7 @@ class _Line:
     def label(self) -> str:
         verdicts = dict.fromkeys(arm.result.verdict.quality for arm in self.arms)
         name = shorten(one_line(self.name), LONGEST_NAME)
-        return f"{name}: quality {', '.join(verdicts)}"
+        return f"{name}: quality {shorten(', '.join(verdicts), LONGEST_NAME)}"
 
 
 def against_context(ladder: Ladder) -> Drawing:

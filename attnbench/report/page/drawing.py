@@ -29,6 +29,7 @@ WIDTH_IN = 10.0
 ROOM_FOR_TITLE_IN = 0.6
 DOTS_PER_INCH = 200
 LONGEST_LABEL = 40  # characters
+LONGEST_TEXT = 90
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
 _VARIABLES = {colour: f"var(--{name})" for name, colour in LIGHT.items() if name != "plain"}
@@ -134,6 +135,7 @@ def _round_ratios(low: float, high: float) -> list[float]:
 def _drawn(drawing: Drawing) -> Iterator[Figure]:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(_SETTINGS), warnings.catch_warnings():
@@ -141,6 +143,8 @@ def _drawn(drawing: Drawing) -> Iterator[Figure]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH_IN, drawing.height_in), layout="constrained")
         drawing.draw(figure)
+        for text in figure.findobj(Text):
+            text.set_text(shorten(one_line(text.get_text()), LONGEST_TEXT))
         yield figure
 
 

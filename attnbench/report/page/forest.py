@@ -11,6 +11,7 @@ from attnbench.ledger import Status
 from attnbench.report.page.cells import Run
 from attnbench.report.page.drawing import Drawing, log_ratio_axis, row_labels
 from attnbench.report.page.palette import LIGHT, MARKERS, tone
+from attnbench.report.page.plain import shorten
 from attnbench.report.page.reading import Arm
 from attnbench.report.words import arm_name, cell_title, limits
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ROW_IN = 0.235
 FRAME_IN = 0.62
+LONGEST_SAID = 76  # characters
 
 
 def forest(run: Run) -> Drawing | None:
@@ -62,7 +64,9 @@ def _draw(axes: Axes, rows: Sequence[Arm]) -> None:
         ratio = arm.result.ratio
         assert ratio is not UNSET
         value = f"{ratio.estimate:.3f}× [{limits(ratio)}]  {verdicts(arm)}"
-        axes.text(1.02, row, value, transform=beside, va="center", fontsize=7.5)
+        axes.text(
+            1.02, row, shorten(value, LONGEST_SAID), transform=beside, va="center", fontsize=7.5
+        )
 
 
 def _interval(axes: Axes, row: int, arm: Arm) -> None:

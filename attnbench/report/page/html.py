@@ -104,8 +104,7 @@ class Contents:
 
     def drawings(self) -> Iterator[Drawing]:
         """Every figure of the page."""
-        runs = (run for each in self.cells for run in (each.shown, *each.others))
-        yield from (drawing for run in runs if (drawing := forest(run)))
+        yield from (drawing for each in self.cells if (drawing := forest(each.shown)))
         yield from map(against_context, self.ladders)
         if self.controls:
             yield aa_plot(self.controls)
