@@ -19,7 +19,7 @@ from tests.report.ledgers import MadeUp, made_up
 
 HOSTILE = """</style></svg><script>alert(1)</script><img src=x onerror="alert(2)">'"` $\\frac{ \
 {{7*7}} [a](javascript:alert(3)) ]]> &amp; \u202edesrever\u202c \x1b[31m"""
-VOID_TAGS = {"meta", "br"}
+VOID_TAGS = {"meta", "br", "wbr"}
 
 
 class Seen(HTMLParser):

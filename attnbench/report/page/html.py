@@ -143,6 +143,7 @@ def page(contents: Contents) -> str:
         "day": day,
         "short": lambda id: id[:SHORT],
         "inline": _inline,
+        "breakable": _breakable,
         "few_words": remarks.in_few_words,
         "first_upper": first_upper,
     }
@@ -205,6 +206,13 @@ def _inline(drawing: Drawing) -> object:
     from markupsafe import Markup
 
     return Markup(drawing.inline())  # serialised from a tree, in which text is text
+
+
+def _breakable(name: str) -> object:
+    """A name that may go on in the next line after each of its commas."""
+    from markupsafe import Markup, escape
+
+    return Markup(",<wbr>").join(escape(plain(part)) for part in name.split(","))
 
 
 def _shown(value: object) -> object:
