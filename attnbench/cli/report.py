@@ -36,8 +36,7 @@ def report(
 ) -> None:
     """Make one page of a ledger: claims, results, figures, and what was taken back.
 
-    The page is a single file that asks the network for nothing. The same ledger gives the same
-    page.
+    One file that asks the network for nothing; the same ledger gives the same bytes.
 
     Examples:
 
@@ -105,7 +104,9 @@ def _as_text(contents: Contents, written: list[Path]) -> Iterator[str]:
         f"cells; claims: {claims}."
     )
     if reading.unread:
-        yield f"{len(reading.unread)} results cannot be read by this version; the page lists them."
+        number = len(reading.unread)
+        results = "1 result" if number == 1 else f"{number} results"
+        yield f"{results} cannot be read by this version; the page says why."
     yield from _what_was_written(written)
 
 

@@ -15,7 +15,6 @@ from attnbench.report.page.origins import registrations
 from attnbench.report.page.palette import DARK, LIGHT
 from attnbench.report.page.reading import Reading
 from tests.report import ledgers
-from tests.report.ledgers import MadeUp, made_up
 
 HOSTILE = """</style></svg><script>alert(1)</script><img src=x onerror="alert(2)">'"` $\\frac{ \
 {{7*7}} [a](javascript:alert(3)) ]]> &amp; \u202edesrever\u202c \x1b[31m"""
@@ -63,16 +62,6 @@ class Seen(HTMLParser):
 
 def of(ledger: Ledger) -> str:
     return page(Contents(Reading.of(ledger)))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> MadeUp:
-    return made_up(tmp_path_factory.mktemp("made") / "ledger.jsonl")
-
-
-@pytest.fixture(scope="module")
-def html(made) -> str:
-    return of(made.ledger)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from attnbench.report.page.html import Contents, page
-from attnbench.report.page.reading import Reading
 from tests.report.browser import CHROMIUM, chromium
-from tests.report.ledgers import made_up
 
 PHONE, DESK = 390, 1280
 GROUND = {"light": "rgb(253, 253, 251)", "dark": "rgb(20, 23, 26)"}
@@ -23,9 +20,11 @@ OPENED_BY_ITS_LINK = """(() => {
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium, chromium-browser or google-chrome here")
-def test_a_page_in_a_browser_asks_for_nothing_fits_a_phone_and_follows_the_colour_scheme(tmp_path):
+def test_a_page_in_a_browser_asks_for_nothing_fits_a_phone_and_follows_the_colour_scheme(
+    tmp_path, html
+):
     file = tmp_path / "report.html"
-    file.write_text(page(Contents(Reading.of(made_up(tmp_path / "ledger.jsonl").ledger))))
+    file.write_text(html, encoding="utf-8")
     pictures, strokes = set(), set()
     with chromium(tmp_path / "profile") as browser:
         for width in (PHONE, DESK):

@@ -8,15 +8,13 @@ from attnbench.report.page import latex, markdown
 from attnbench.report.page.html import Contents
 from attnbench.report.page.reading import Reading
 from attnbench.report.page.tables import RESULT_COLUMNS, Table
-from tests.report.ledgers import made_up
 
 HOSTILE = r"""[*] \input{/etc/passwd} $x$ a_b^c ~100% & #1 "q" `<b>` | next
 line ![i](http://e.org/x.png) \end{tabular} <script>"""
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory) -> tuple[Table, ...]:
-    made = made_up(tmp_path_factory.mktemp("made") / "ledger.jsonl")
+@pytest.fixture
+def tables(made) -> tuple[Table, ...]:
     return Contents(Reading.of(made.ledger)).tables
 
 
