@@ -38,6 +38,7 @@ COMMANDS = {
     "report": Entry(
         "attnbench.cli.report:report", "Make one page of a ledger, its figures and tables."
     ),
+    "claims": Entry("attnbench.cli.claims:app", "Import and adjudicate what sources claim."),
     "ledger": Entry("attnbench.cli.ledger:app", "Read, check and retract what was recorded."),
 }
 

@@ -42,6 +42,7 @@ class Direction(StrEnum):
 class Reach(StrEnum):
     """How far a claim goes."""
 
+    DEFINITION = "definition"  # follows from definitions and named random data, on no machine
     UNIVERSAL = "universal"
     THIS_GPU = "this-gpu"
     THIS_MODEL = "this-model"
@@ -60,6 +61,7 @@ class ClaimReason(StrEnum):
     QUALITY_KILL = "quality-kill"
     QUALITY_NOT_SHOWN = "quality-not-shown"
     SCOPE = "scope"
+    SOURCE_ONLY = "source-only"
 
 
 NEXT_STEP = {
@@ -73,6 +75,7 @@ NEXT_STEP = {
     ClaimReason.QUALITY_KILL: "withdraw the claim: the method hurts the model",
     ClaimReason.QUALITY_NOT_SHOWN: "run every quality gate on a trained model until it passes",
     ClaimReason.SCOPE: "measure on the GPU and the model that the claim names",
+    ClaimReason.SOURCE_ONLY: "read the source's own code or log, which is not part of this project",
 }
 
 
@@ -80,7 +83,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """A statement about one scalar: a speed-up (baseline time over arm time), bytes, a share.
 
     `tolerance` is relative to the bound (0.05: within 5 %) and of ABOUT alone. `gpu` and `model`
-    are those that the statement was made of, as a cell names them; empty: it names none.
+    are those that the statement was made of, as a cell names them; empty: it names none, as a
+    statement about definitions must.
     `keeps_quality` is for a claim that says "without hurting quality".
     """
 
@@ -101,6 +105,8 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True):
         unnamed = {Reach.THIS_GPU: not self.gpu, Reach.THIS_MODEL: not self.model}
         if unnamed.get(self.reach):
             raise UsageError(f"{self.statement!r}: a claim of {self.reach.value} must name it")
+        if self.reach is Reach.DEFINITION and (self.gpu or self.model):
+            raise UsageError(f"{self.statement!r}: what follows from definitions has no place")
 
     def limits(self) -> tuple[float, float]:
         """The least and the greatest value that the claim allows."""
@@ -117,7 +123,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     """One measurement of what a claim is about.
 
     `intervals` are of the same value by each of its centres; what is said must hold for all. A
-    value that is no latency leaves the latency verdict empty.
+    value that is no latency leaves the latency verdict empty; one that was computed from
+    definitions has neither GPU nor model.
     """
 
     intervals: tuple[Interval, ...]
@@ -154,7 +161,7 @@ def claim_verdict(claim: Claim, seen: Observation) -> ClaimVerdict:
     """What one observation does to the claim.
 
     On another GPU or model than a local claim names it says nothing of it; a universal claim it may
-    falsify anywhere, and supports nowhere.
+    falsify anywhere, and supports nowhere. What is measured somewhere settles no definition.
     """
     if claim.reach is not Reach.UNIVERSAL and _elsewhere(claim, seen):
         return _saying(Outcome.UNTESTABLE, ClaimReason.SCOPE)
@@ -185,6 +192,8 @@ def _by_bound(claim: Claim, seen: Observation) -> ClaimVerdict:
 
 
 def _elsewhere(claim: Claim, seen: Observation) -> bool:
+    if claim.reach is Reach.DEFINITION:
+        return bool(seen.gpu or seen.model)
     named = ((claim.gpu, seen.gpu), (claim.model, seen.model))
     return any(of_claim and of_claim != measured for of_claim, measured in named)
 

@@ -1,0 +1,167 @@
+"""`attnbench claims`: what sources claim, the rule that decides each claim, and how it stands."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attnbench.cli import claims_views as views
+from attnbench.cli.tabular import show
+from attnbench.errors import UsageError
+from attnbench.ledger import Ledger, Record
+from attnbench.protocol.adjudication import WITHOUT_A_MACHINE, adjudicate
+from attnbench.protocol.claim import Outcome
+from attnbench.protocol.claim_file import ImportedClaim, Kind, read_claims
+from attnbench.protocol.claim_log import import_claims, standings
+from attnbench.protocol.exit import claims_exit
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="""Import and adjudicate what sources claim.
+
+    Examples: `attnbench claims list --system dcr`, `attnbench claims show AE-04`,
+    `attnbench claims import`, `attnbench claims adjudicate`.
+    """,
+)
+
+ClaimsFolder = Annotated[Path, typer.Option("--claims", help="The folder with the claims' files.")]
+LedgerPath = Annotated[
+    Path, typer.Option("--ledger", envvar="ATTNBENCH_LEDGER", help="The ledger file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+FOLDER = Path("protocols/claims")
+LEDGER = Path("ledger/ledger.jsonl")
+
+
+@app.command("list")
+def list_claims(
+    system: Annotated[str, typer.Option(help="Only claims about this system.")] = "",
+    kind: Annotated[Kind | None, typer.Option(help="Only claims of this kind.")] = None,
+    verdict: Annotated[Outcome | None, typer.Option(help="Only claims that stand so.")] = None,
+    folder: ClaimsFolder = FOLDER,
+    path: LedgerPath = LEDGER,
+    as_json: AsJson = False,
+) -> None:
+    """List every claim with the verdict that the ledger has of it so far.
+
+    Examples: `attnbench claims list`, `attnbench claims list --system dcr`,
+    `attnbench claims list --kind arithmetic --verdict FALSIFIED`.
+    """
+    claims = read_claims(folder)
+    _refuse_unknown_system(system, claims)
+    stand = standings(_records(path))
+    rows = [views.row(claim, stand.get(claim.key)) for claim in claims]
+    chosen = [
+        row
+        for row in rows
+        if system in ("", row.claim.system)
+        and kind in (None, row.claim.entry.kind)
+        and verdict in (None, row.outcome)
+    ]
+    if as_json:
+        _print_json([views.row_json(row) for row in chosen])
+    elif chosen:
+        show(views.grid(chosen))
+        typer.echo(views.summary(chosen))
+    else:
+        typer.echo(f"No claim of {len(claims)} in {folder} fits.")
+
+
+@app.command("show")
+def show_claim(
+    key: Annotated[str, typer.Argument(help="A claim's key, as in DCR-18.")],
+    folder: ClaimsFolder = FOLDER,
+    path: LedgerPath = LEDGER,
+    as_json: AsJson = False,
+) -> None:
+    """Print one claim: the statement, its figure, the rule, and every verdict on it.
+
+    Example: `attnbench claims show DCR-18`.
+    """
+    claim = _named(key, read_claims(folder))
+    row = views.row(claim, standings(_records(path)).get(claim.key))
+    if as_json:
+        _print_json(views.row_json(row))
+    else:
+        typer.echo(views.text(row))
+
+
+@app.command("import")
+def import_into_ledger(
+    folder: ClaimsFolder = FOLDER, path: LedgerPath = LEDGER, as_json: AsJson = False
+) -> None:
+    """Record every claim, with its rule, that the ledger does not hold as its file has it.
+
+    A claim that was changed is recorded as a new version and begins anew. Importing again adds
+    nothing. Example: `attnbench claims import --ledger mine/ledger.jsonl`.
+    """
+    done = import_claims(Ledger(path), read_claims(folder))
+    if as_json:
+        _print_json(views.imported_json(done))
+    else:
+        typer.echo(views.imported_text(done, path))
+
+
+@app.command("adjudicate")
+def adjudicate_claims(
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="Claims; bare: all that need no machine."),
+    ] = None,
+    folder: ClaimsFolder = FOLDER,
+    path: LedgerPath = LEDGER,
+    as_json: AsJson = False,
+) -> None:
+    """Compute again what arithmetic decides, judge it by the imported rule, and record that.
+
+    Claims about a source's own code or log become UNTESTABLE. What the ledger holds already is not
+    recorded again. Leaves with 10 where a claim is falsified, 11 where one stays open, else 0.
+
+    Examples: `attnbench claims adjudicate`, `attnbench claims adjudicate CY-12 FP-03`.
+    """
+    claims = read_claims(folder)
+    chosen = (
+        list(dict.fromkeys(_named(key, claims) for key in keys))
+        if keys
+        else [claim for claim in claims if claim.entry.kind in WITHOUT_A_MACHINE]
+    )
+    if not path.exists():
+        raise UsageError(f"there is no ledger at {path}", hint="Run `attnbench claims import`.")
+    judged = adjudicate(Ledger(path), chosen)
+    if as_json:
+        _print_json([views.adjudicated_json(each) for each in judged])
+    else:
+        show(views.adjudicated_grid(judged))
+    raise typer.Exit(claims_exit(each.verdict.outcome for each in judged))
+
+
+def _records(path: Path) -> list[Record]:
+    """What a ledger holds; nothing where there is none yet."""
+    return list(Ledger(path).records()) if path.exists() else []
+
+
+def _named(key: str, claims: tuple[ImportedClaim, ...]) -> ImportedClaim:
+    by_key = {claim.key: claim for claim in claims}
+    if key.upper() in by_key:
+        return by_key[key.upper()]
+    near = get_close_matches(key.upper(), by_key, n=3, cutoff=0.5)
+    raise UsageError(
+        f"no claim is called {key!r}",
+        hint=f"Nearest: {', '.join(near)}" if near else "`attnbench claims list` lists them.",
+    )
+
+
+def _refuse_unknown_system(system: str, claims: tuple[ImportedClaim, ...]) -> None:
+    known = list(dict.fromkeys(claim.system for claim in claims))
+    if system and system not in known:
+        raise UsageError(f"no system is called {system!r}", hint=f"There are {', '.join(known)}.")
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,171 @@
+"""Claims in the ledger: their import, their versions, and how each one stands.
+
+A claim's records share its `key`. An import carries the rule and decides nothing; whatever decides
+(a recomputation, a protocol's run) is a record of its own. A new version of a rule begins anew:
+what was decided by the old one says nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from attnbench.errors import UsageError
+from attnbench.ledger import Json, Kind, Ledger, Record, State, Status, fold
+from attnbench.protocol.claim import NEXT_STEP, ClaimReason, Outcome
+from attnbench.protocol.claim_file import ImportedClaim
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a claim stands: the record that says so, and all that decided by the same rule.
+
+    Of live records a falsification counts before support, and either before what decides nothing.
+    """
+
+    imported: Record
+    said_by: Record
+    decisions: tuple[Record, ...]
+
+    @property
+    def outcome(self) -> Outcome:
+        """The verdict so far."""
+        return outcome_of(self.said_by)
+
+    @property
+    def reason(self) -> str:
+        """Why."""
+        return str(self.said_by.body["verdict"].get("claim_reason", ""))
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import did: new claims, new versions, and claims that were there as they are."""
+
+    added: tuple[Record, ...]
+    changed: tuple[Record, ...]
+    known: int
+
+
+def standings(records: Iterable[Record]) -> dict[str, Standing]:
+    """How each imported claim stands, by key."""
+    known = list(records)
+    state = fold(known)
+    return {
+        key: _standing(imported, decided)
+        for key, (imported, decided) in _by_key(known, state).items()
+    }
+
+
+def import_claims(ledger: Ledger, claims: Sequence[ImportedClaim]) -> Imported:
+    """Record every claim that the ledger does not hold as it is; a changed one names its parent.
+
+    One that was retracted is held, too: another rule can follow it, the same one does not come
+    back. Raises what reading and appending raise.
+    """
+    held = _held(ledger)
+    added: list[Record] = []
+    changed: list[Record] = []
+    known = 0
+    for claim in claims:
+        parent = held.get(claim.key)
+        if parent is not None and parent.body["version"] == claim.version:
+            known += 1
+            continue
+        record = ledger.append(Kind.CLAIM, import_body(claim, parent))
+        (changed if parent is not None else added).append(record)
+    return Imported(tuple(added), tuple(changed), known)
+
+
+def import_body(claim: ImportedClaim, parent: Record | None) -> dict[str, Json]:
+    """The body of an import."""
+    entry = claim.entry
+    body: dict[str, Json] = {
+        "claim": entry.statement,
+        "key": entry.key,
+        "system": claim.system,
+        "source": claim.source,
+        "source_figure": entry.source_figure,
+        "rederived": entry.rederived,
+        "source_status": entry.source_status,
+        "test": entry.test,
+        "provenance": claim.provenance,
+        "kind": entry.kind.value,
+        "rule": msgspec.to_builtins(entry.rule),
+        "version": claim.version,
+        "parent": parent.id if parent is not None else None,
+        "verdict": {
+            "claim": Outcome.INCONCLUSIVE.value,
+            "claim_reason": ClaimReason.NOT_MEASURED.value,
+            "next_step": f"{NEXT_STEP[ClaimReason.NOT_MEASURED]}: {entry.test}",
+        },
+    }
+    return {**body, "untestable": entry.untestable} if entry.untestable else body
+
+
+def require_imported(claim: ImportedClaim, standing: Standing | None) -> Standing:
+    """The standing of a claim whose rule is in the ledger as the file has it; raises UsageError."""
+    if standing is None or standing.imported.body["version"] != claim.version:
+        what = (
+            "does not stand in the ledger" if standing is None else "has another rule in the ledger"
+        )
+        raise UsageError(
+            f"{claim.key} {what}: a rule is recorded before anything is judged by it",
+            hint="Run `attnbench claims import` first.",
+        )
+    return standing
+
+
+def outcome_of(record: Record) -> Outcome:
+    """The verdict that a claim record holds."""
+    return Outcome(record.body["verdict"]["claim"])
+
+
+def is_import(record: Record) -> bool:
+    """Whether a record is the import of a claim: it carries a rule, and a version of it."""
+    return record.kind is Kind.CLAIM and {"key", "rule", "version"} <= record.body.keys()
+
+
+def _held(ledger: Ledger) -> Mapping[str, Record]:
+    """The latest import of each key."""
+    records = ledger.records() if ledger.path.exists() else iter(())
+    return {str(record.body["key"]): record for record in records if is_import(record)}
+
+
+def _by_key(records: Sequence[Record], state: State) -> dict[str, tuple[Record, list[Record]]]:
+    """The latest live import of each key, and the live decisions after it."""
+    found: dict[str, tuple[Record, list[Record]]] = {}
+    waiting: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        key = record.body.get("key")
+        if not isinstance(key, str) or not _has_verdict(record):
+            continue
+        if state.statuses[record.id] is not Status.LIVE:
+            continue
+        if is_import(record):
+            waiting[key] = []
+            found[key] = (record, waiting[key])
+        elif key in found and _is_by(record, found[key][0]):
+            waiting[key].append(record)
+    return found
+
+
+def _has_verdict(record: Record) -> bool:
+    verdict = record.body.get("verdict")
+    said = verdict.get("claim") if isinstance(verdict, Mapping) else None
+    return record.kind is Kind.CLAIM and said in {outcome.value for outcome in Outcome}
+
+
+def _is_by(record: Record, imported: Record) -> bool:
+    """Whether a decision is by this rule; one that names no rule is by the one before it."""
+    return bool(record.body.get("rule_record", imported.id) == imported.id)
+
+
+def _standing(imported: Record, decided: Sequence[Record]) -> Standing:
+    ranks = {Outcome.FALSIFIED: 0, Outcome.SUPPORTED: 1}
+    latest_first = [*reversed(decided), imported]
+    said_by = min(latest_first, key=lambda record: ranks.get(outcome_of(record), 2))
+    return Standing(imported, said_by, tuple(decided))
