@@ -144,7 +144,7 @@ def imported_text(done: Imported, path: Path) -> str:
     changed = ", ".join(str(record.body["key"]) for record in done.changed)
     return (
         f"{len(done.added)} claims added to {path}, {len(done.changed)} changed"
-        f"{f' ({changed})' if changed else ''}, {done.known} were there already."
+        f"{f' ({changed})' if changed else ''}, {done.known} were there."
     )
 
 

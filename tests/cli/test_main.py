@@ -11,6 +11,7 @@ from attnbench.cli.main import COMMANDS, Entry
 from attnbench.errors import DoesNotFit, LedgerError
 from attnbench.ledger import Ledger
 from tests.ledger.samples import record_run
+from tests.protocol.claims import FOLDER as CLAIMS
 
 HEAVY = ("torch", "numpy", "scipy", "matplotlib", "transformers", "msgspec")
 WHAT_IS_IMPORTED = """
@@ -44,6 +45,21 @@ def test_help_and_ledger_import_nothing_heavy(tmp_path, arguments):
     assert done.stdout
 
 
+def test_listing_claims_imports_no_library_of_numbers(tmp_path):
+    lean = ("torch", "numpy", "scipy", "matplotlib", "transformers")
+    script = WHAT_IS_IMPORTED.replace("sys.argv[-1]", repr(",".join(lean)))
+    done = subprocess.run(
+        [sys.executable, "-c", script, "claims", "list", "--claims", str(CLAIMS)],
+        env={"PATH": "/usr/bin:/bin", "ATTNBENCH_LEDGER": str(tmp_path / "ledger.jsonl")}
+        | {"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+    assert "DCR-18" in done.stdout
+
+
 def test_the_version_is_printed(attnbench):
     assert attnbench("--version") == (0, f"attnbench {__version__}\n", "")
 
@@ -61,6 +77,7 @@ def test_help_lists_every_command_with_its_short_help(attnbench):
         ((), "attnbench decode --plan"),
         (("ledger",), "attnbench ledger log --kind result"),
         (("methods",), "attnbench methods list"),
+        (("claims",), "attnbench claims show AE-04"),
     ],
 )
 def test_help_of_every_group_has_examples(attnbench, group, example):

@@ -195,3 +195,17 @@ def test_the_gravest_claim_gives_the_exit_code(outcomes, code):
 def test_claims_and_verdicts_survive_json():
     claim = replace(CLAIM, direction=Direction.ABOUT, tolerance=0.05)
     assert msgspec.json.decode(msgspec.json.encode(claim), type=Claim) == claim
+
+
+def test_a_definition_is_settled_by_what_has_no_place_and_by_nothing_measured():
+    by_definition = replace(CLAIM, reach=Reach.DEFINITION, gpu="", model="")
+    computed = seen(1.3, gpu="", model="")
+    assert outcome(by_definition, computed) == HELD
+    assert outcome(by_definition, seen(1.1, gpu="", model="")) == MISSED
+    assert outcome(by_definition, seen(1.1)) == (Outcome.UNTESTABLE, ClaimReason.SCOPE)
+
+
+@pytest.mark.parametrize("named", [{"gpu": CELL.device, "model": ""}, {"gpu": ""}])
+def test_a_definition_names_no_place(named):
+    with pytest.raises(UsageError, match="has no place"):
+        replace(CLAIM, reach=Reach.DEFINITION, **named)

@@ -92,7 +92,7 @@ def share_pruned(
     rng = np.random.default_rng(seed)
     pruned, least = [], math.inf
     for i in range(heads):
-        head = gaussian_head(rng, tokens, head_dims[i % len(head_dims)])
+        head = gaussian_head(rng, tokens, head_dims[i % len(head_dims)], with_values=False)
         bounds = upper_bounds(head, block)
         pruned.append(float(np.mean(bounds < threshold)))
         least = min(least, float(bounds.min()))
@@ -124,7 +124,7 @@ def potential_violations(
     rng = np.random.default_rng(seed)
     below = looked_at = 0
     for i in range(heads):
-        head = gaussian_head(rng, tokens, head_dims[i % len(head_dims)])
+        head = gaussian_head(rng, tokens, head_dims[i % len(head_dims)], with_values=False)
         below += int(np.sum(bounds(head, block) < greatest_logits(head, block)))
         looked_at += tokens // block
     return value(

@@ -23,16 +23,18 @@ class Head(NamedTuple):
     v: Array
 
 
-def gaussian_head(rng: np.random.Generator, tokens: int, head_dim: int) -> Head:
-    """Independent standard normal entries, as in the source's own logs."""
-    shapes = ((head_dim,), (tokens, head_dim), (tokens, head_dim))
-    return Head(*(rng.standard_normal(shape) for shape in shapes))
+def gaussian_head(
+    rng: np.random.Generator, tokens: int, head_dim: int, *, with_values: bool = True
+) -> Head:
+    """Independent standard normal entries, as in the source's own logs; no values where unused."""
+    q, k = rng.standard_normal(head_dim), rng.standard_normal((tokens, head_dim))
+    return Head(q, k, rng.standard_normal((tokens if with_values else 0, head_dim)))
 
 
 def varied_heads(rng: np.random.Generator, heads: int, tokens: int) -> Iterator[Head]:
     """Normal, heavy-tailed, clustered and repeated keys of 64 and 128 dimensions in turn."""
     for i in range(heads):
-        head = gaussian_head(rng, tokens, (64, 128)[i // 4 % 2])
+        head = gaussian_head(rng, tokens, (64, 128)[i // 4 % 2], with_values=False)
         keys = {
             0: head.k,
             1: rng.standard_t(2, head.k.shape),
