@@ -205,6 +205,7 @@ def _rule_words(rule: Rule) -> dict[str, str]:
         "statistic": rule.statistic,
         "holds if": bound_words(rule),
         "reach": f"{rule.reach.value}{f': {place}' if place else ''}",
+        "ours": rule.ours,
         "quality": "has to pass every gate" if rule.keeps_quality else "",
         "void when": rule.void_when,
     }

@@ -48,7 +48,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What decides a claim; bound, tolerance, reach, gpu and model as in `claim.Claim`.
 
     `statistic` says which figure of the measurements is held against the bound, with its interval;
-    `void_when` what would make the evidence worth nothing.
+    `ours` what in the rule the source does not give; `void_when` what would make the evidence worth
+    nothing.
     """
 
     measures: Text
@@ -59,6 +60,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     unit: Text
     reach: Reach
     void_when: Text
+    ours: str = ""
     tolerance: float = 0.0
     gpu: str = ""
     model: str = ""

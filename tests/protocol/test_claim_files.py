@@ -19,6 +19,7 @@ from attnbench.protocol.claim import (
     claim_verdict,
 )
 from attnbench.protocol.claim_file import BadClaims, Kind, read_claims, read_file
+from attnbench.protocol.recomputed import aether, anchors, cy_sieve, dcr, slay
 from attnbench.protocol.result import Interval
 from tests.protocol.claims import CLAIMS
 
@@ -47,6 +48,11 @@ def test_what_is_imported_says_that_nothing_was_measured():
     assert {claim.provenance for claim in sourced()} == {"imported, not measured"}
     probes = {claim.provenance for claim in CLAIMS.values()} - {"imported, not measured"}
     assert probes == {"provisional probe, no raw samples"}
+
+
+def test_a_word_without_a_figure_got_one_of_ours_and_the_rule_says_so():
+    vague = ("AE-02", "AE-03", "AE-12", "DCR-14", "FP-04", "SL-12", "SL-14", "SL-15", "SL-19")
+    assert all(CLAIMS[key].entry.rule.ours for key in vague)
 
 
 def test_no_two_claims_say_the_same():
@@ -82,8 +88,6 @@ def test_every_arithmetic_claim_is_computed_again_and_nothing_else_is():
     for claim in sourced():
         if claim.entry.kind is Kind.ARITHMETIC:
             assert callable(recomputation(claim))
-    from attnbench.protocol.recomputed import aether, anchors, cy_sieve, dcr, slay
-
     computed = {key for room in (cy_sieve, dcr, slay, aether, anchors) for key in room.RECOMPUTED}
     assert computed == {c.key for c in sourced() if c.entry.kind is Kind.ARITHMETIC}
 
