@@ -5,6 +5,7 @@ from attnbench.ledger.canonical import Json
 from attnbench.ledger.comparison import Diff, Side, diff
 from attnbench.ledger.folding import State, Status, fold
 from attnbench.ledger.merging import Merged, merge
+from attnbench.ledger.promises import Account, Timing, account, timing_of
 from attnbench.ledger.record import Kind, Record
 from attnbench.ledger.retraction import Reason, retract
 from attnbench.ledger.verification import (
@@ -16,6 +17,7 @@ from attnbench.ledger.verification import (
 )
 
 __all__ = [
+    "Account",
     "Checkpoint",
     "Diff",
     "Json",
@@ -28,11 +30,14 @@ __all__ = [
     "Side",
     "State",
     "Status",
+    "Timing",
+    "account",
     "diff",
     "fold",
     "merge",
     "read_checkpoint",
     "retract",
     "take_checkpoint",
+    "timing_of",
     "verify",
 ]

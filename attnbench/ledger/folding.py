@@ -7,7 +7,7 @@ A record is never changed, so its standing follows from what was appended after 
 - whatever derives from a retracted record through `cites`, over any number of steps, is tainted;
 - a `correction` or a `concern` stays beside its target and changes nothing about it;
 - a `session` that was opened and neither closed, aborted nor failed is abandoned (or still runs:
-  the log cannot tell);
+  the log cannot tell), also where a session of the same name was opened again later;
 - `registration`, `claim`, `result`, `checkpoint` and `repair` change nothing about other records.
 """
 
@@ -48,6 +48,7 @@ class State:
 
 
 _REMARKS = frozenset({Kind.RETRACTION, Kind.REINSTATEMENT, Kind.CORRECTION, Kind.CONCERN})
+OPENED = "opened"
 _ENDINGS = frozenset({"closed", "aborted", "failed"})
 
 
@@ -121,15 +122,26 @@ def _descendants(root: str, cited_by: Mapping[str, tuple[str, ...]]) -> set[str]
 
 
 def _abandoned(records: Iterable[Record]) -> frozenset[str]:
-    open_sessions: dict[bytes, str] = {}
+    return frozenset(id for id, phase in phases(records).items() if phase == OPENED)
+
+
+def phases(records: Iterable[Record]) -> dict[str, str]:
+    """How every session ended that was opened, by the id of its opening record; `opened` where
+    nothing says so.
+
+    An ending cites its opening. One that cites nothing ends the last session of its name.
+    """
+    ended: dict[str, str] = {}
+    last_of_name: dict[bytes, str] = {}
     for record in records:
-        if record.kind is not Kind.SESSION:
-            continue
-        if record.body.get("phase") == "opened":
-            open_sessions[_session_key(record)] = record.id
-        elif record.body.get("phase") in _ENDINGS:
-            open_sessions.pop(_session_key(record), None)
-    return frozenset(open_sessions.values())
+        phase = record.body.get("phase") if record.kind is Kind.SESSION else None
+        if phase == OPENED:
+            ended[record.id] = OPENED
+            last_of_name[_session_key(record)] = record.id
+        elif phase in _ENDINGS:
+            named = record.cites or (last_of_name.get(_session_key(record), ""),)
+            ended |= {id: phase for id in named if id in ended}
+    return ended
 
 
 def _session_key(record: Record) -> bytes:
