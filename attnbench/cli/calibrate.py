@@ -13,7 +13,7 @@ from attnbench.protocol.cell import Mode, Scope
 
 if TYPE_CHECKING:
     from attnbench.ledger import Ledger
-    from attnbench.measure.calibration_past import Past
+    from attnbench.measure.calibration_past import CalibrationPast
     from attnbench.measure.calibration_plan import CalibrationPlan, CalibrationRequest
     from attnbench.protocol.calibration_result import CalibrationResult
 
@@ -168,7 +168,7 @@ def calibrate(
         _show(_measured(request, book, past, as_json=as_json), ledger, as_json=as_json)
 
 
-def _before(path: Path, resume: str) -> tuple[Ledger, Past | None]:
+def _before(path: Path, resume: str) -> tuple[Ledger, CalibrationPast | None]:
     """The ledger, and what it holds of the run that is to go on."""
     from attnbench.ledger import Ledger
     from attnbench.measure.calibration_past import past_of
@@ -189,7 +189,9 @@ def _analysed(path: Path, run: str) -> CalibrationResult:
     return analysed(book, past_of(book, run))
 
 
-def _request(asked: dict[str, Any], sessions: int | None, past: Past | None) -> CalibrationRequest:
+def _request(
+    asked: dict[str, Any], sessions: int | None, past: CalibrationPast | None
+) -> CalibrationRequest:
     """What was asked for now, or at the beginning of the run; only `sessions` may differ."""
     import msgspec
 
@@ -201,15 +203,15 @@ def _request(asked: dict[str, Any], sessions: int | None, past: Past | None) -> 
         before = getattr(past.request, name)
         if value != before:
             raise UsageError(
-                f"run {past.run} has {name} {before}, not {value}",
+                f"run {past.held.run} has {name} {before}, not {value}",
                 hint="--resume goes on with what the run began with; only --sessions may grow",
             )
-    wanted = past.request.sessions if sessions is None else max(sessions, past.sessions)
+    wanted = past.request.sessions if sessions is None else max(sessions, past.held.sessions)
     return msgspec.structs.replace(past.request, sessions=wanted)
 
 
 def _measured(
-    request: CalibrationRequest, book: Ledger, past: Past | None, *, as_json: bool
+    request: CalibrationRequest, book: Ledger, past: CalibrationPast | None, *, as_json: bool
 ) -> CalibrationResult:
     """Plan, run, analyse and record."""
     from rich.console import Console
@@ -224,7 +226,7 @@ def _measured(
         with report.stage("plan"):
             plan = plan_calibration(request)
         report.note(f"{plan.protocol.sessions} sessions, {in_words(plan.minutes)} in all")
-        calibrator = Calibrator(plan, book, report, past=past)
+        calibrator = Calibrator(plan, book, report, past=past.held if past else None)
         report.note(f"run {calibrator.run}")
         try:
             return calibrator.calibrate()

@@ -14,9 +14,8 @@ from typing import TypeVar
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from attnbench.errors import LedgerError
 from attnbench.ledger import Kind, Ledger
-from attnbench.measure.calibration_past import ABOUT, Past
+from attnbench.measure.calibration_past import ABOUT
 from attnbench.measure.calibration_plan import (
     CalibrationArms,
     CalibrationPlan,
@@ -25,6 +24,7 @@ from attnbench.measure.calibration_plan import (
 from attnbench.measure.conductor import PILOT_BLOCKS, PILOT_STEPS
 from attnbench.measure.device import environment
 from attnbench.measure.layout import bench_of, cell_of, steps_of
+from attnbench.measure.past import Past
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
@@ -82,20 +82,15 @@ class Calibrator:
         *,
         past: Past | None = None,
         run: RunTask = run_task,
+        name: str = "",
     ) -> None:
         self._plan = plan
         self._ledger = ledger
         self._reporter = reporter
         self._environment = environment(plan.cell.facts)
-        self._workers = self._hired(run)
-        self._results: dict[str, TaskResult] = {}
+        self._workers = self._hired(run, name)
         if past is not None:
-            for change in past.differences(plan, self._environment):
-                reporter.note(f"not as before: {change}")
-            self._workers.run = past.run
-            self._workers.cites.extend(past.cites)
-            self._workers.left_out.update(past.left_out)
-            self._results.update(past.results)
+            self._workers.go_on(past)
 
     @property
     def run(self) -> str:
@@ -108,7 +103,7 @@ class Calibrator:
         self._ledger.append(Kind.RESULT, msgspec.to_builtins(about), cites=self._workers.cites)
         return about
 
-    def _hired(self, run: RunTask) -> Workers:
+    def _hired(self, run: RunTask, name: str) -> Workers:
         return Workers(
             self._ledger,
             self._reporter,
@@ -119,6 +114,9 @@ class Calibrator:
                 "sources": dict(self._plan.sources),
             },
             run=run,
+            promise=self._plan.cell.request.promise,
+            cell=cell_of(self._plan.cell, 0) if self._plan.cell.request.promise else None,
+            name=name,
         )
 
     def _instrument(self) -> CalibrationResult:
@@ -193,17 +191,10 @@ class Calibrator:
 
     def _done(self, name: str, task: Task, kind: type[_R], title: str) -> _R:
         """What the ledger already holds, or what a worker sends now."""
-        known = self._results.get(name)
-        if known is None:
-            with self._reporter.stage(title) as stage:
-                return self._workers.work(name, task, kind, stage.update)
-        if not isinstance(known, kind):
-            raise LedgerError(
-                f"session {name} of run {self.run} holds a {type(known).__name__}, not a "
-                f"{kind.__name__}",
-                hint="start a new run without --resume",
-            )
-        return known
+        if self._workers.holds(name):
+            return self._workers.held(name, kind)
+        with self._reporter.stage(title) as stage:
+            return self._workers.work(name, task, kind, stage.update)
 
     def _orders(self, labels: Sequence[str]) -> tuple[SessionSchedule, ...]:
         """The first ones stay the same when a run goes on to more sessions."""
@@ -247,6 +238,7 @@ class Calibrator:
             kernels=bench.kernels,
             findings=findings,
             order_effect=order_effect,
+            promise=self._plan.cell.request.promise or UNSET,
         )
 
 

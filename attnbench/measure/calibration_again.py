@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger
-from attnbench.measure.calibration_past import Past
+from attnbench.measure.calibration_past import CalibrationPast
 from attnbench.measure.calibration_plan import calibration_arms
 from attnbench.measure.tasks import PilotResult, SessionResult
 from attnbench.protocol.calibration import Calibrated, findings
@@ -18,30 +18,32 @@ from attnbench.protocol.presets import preset
 FEWEST_SESSIONS = 3
 
 
-def analysed(ledger: Ledger, past: Past) -> CalibrationResult:
+def analysed(ledger: Ledger, past: CalibrationPast) -> CalibrationResult:
     """Say what the closed sessions of a run mean, and record that.
 
     Raises `UsageError` for an order effect, and where fewer than three sessions are closed.
     """
-    pilot = past.results.get("pilot")
+    pilot = past.held.results.get("pilot")
     sessions = _in_order(past)
     if not isinstance(pilot, PilotResult) or len(sessions) < FEWEST_SESSIONS:
         raise UsageError(
-            f"run {past.run} holds {len(sessions)} closed sessions of a calibration; "
+            f"run {past.held.run} holds {len(sessions)} closed sessions of a calibration; "
             f"{FEWEST_SESSIONS} are needed",
-            hint=f"`attnbench calibrate --resume {past.run}` measures more",
+            hint=f"`attnbench calibrate --resume {past.held.run}` measures more",
         )
     result = _result(past, pilot, sessions)
-    ledger.append(Kind.RESULT, msgspec.to_builtins(result), cites=past.cites)
+    ledger.append(Kind.RESULT, msgspec.to_builtins(result), cites=past.held.cites)
     return result
 
 
-def _in_order(past: Past) -> list[SessionResult]:
-    numbered = {int(name): result for name, result in past.results.items() if name.isdigit()}
+def _in_order(past: CalibrationPast) -> list[SessionResult]:
+    numbered = {int(name): result for name, result in past.held.results.items() if name.isdigit()}
     return [r for _, r in sorted(numbered.items()) if isinstance(r, SessionResult)]
 
 
-def _result(past: Past, pilot: PilotResult, sessions: list[SessionResult]) -> CalibrationResult:
+def _result(
+    past: CalibrationPast, pilot: PilotResult, sessions: list[SessionResult]
+) -> CalibrationResult:
     chosen, first = calibration_arms(pilot), sessions[0]
     protocol = replace(preset(past.request.protocol), sessions=len(sessions), looks=())
     seen = Calibrated(
@@ -54,24 +56,24 @@ def _result(past: Past, pilot: PilotResult, sessions: list[SessionResult]) -> Ca
     devices = {str(s.cells[0].samples.environment.get("device_uuid", "")) for s in sessions}
     return CalibrationResult(
         calibration=INSTRUMENT,
-        run=past.run,
+        run=past.held.run,
         cell=_cell(past, first),
         arms={arm.label: arm.method for arm in chosen.arms},
         protocol=msgspec.to_builtins(protocol),
         environment={
-            **past.environment,
+            **past.held.environment,
             **first.cells[0].samples.environment,
             "model_identity": first.model_identity,
             "cache_sha256": first.cache_sha256,
             "devices": len(devices),
         },
-        sources=dict(past.sources),
+        sources=dict(past.held.sources),
         kernels=chosen.kernels,
         findings=findings(seen),
     )
 
 
-def _cell(past: Past, session: SessionResult) -> Cell:
+def _cell(past: CalibrationPast, session: SessionResult) -> Cell:
     """As the run's own workers were asked: the request may have left some of it to the plan."""
     return Cell(
         model=past.bench.model,
@@ -80,5 +82,5 @@ def _cell(past: Past, session: SessionResult) -> Cell:
         dtype=past.bench.dtype,
         scope=session.cells[0].scope,
         mode=session.cells[0].mode,
-        device=str(past.environment["device"]),
+        device=str(past.held.environment["device"]),
     )

@@ -23,12 +23,17 @@ PLAIN = "sdpa"
 
 
 def baseline_of(pilot: PilotResult, cell: int, arms: Iterable[PlannedArm]) -> str:
-    """The fastest exact arm of this cell. One that would stay in the pilot has to be faster than
-    every other in each block: else luck decides whether the sessions have an arm more.
+    """The fastest exact arm of this cell, or the one that was named. One that would stay in the
+    pilot has to be faster than every other in each block: else luck decides whether the sessions
+    have an arm more.
 
-    Raises `Unsupported` where none ran.
+    Raises `Unsupported` where none ran, or the one that was named did not.
     """
+    arms = tuple(arms)
     visits_us = _exact_visits_us(pilot, cell)
+    named = next((arm.label for arm in arms if arm.named_baseline), None)
+    if named is not None:
+        return _running(named, visits_us, pilot, cell)
     shy = {arm.label for arm in arms if arm.pilot_only}
     fastest = _fastest(visits_us)
     others = {label: by_block for label, by_block in visits_us.items() if label not in shy}
@@ -39,6 +44,16 @@ def baseline_of(pilot: PilotResult, cell: int, arms: Iterable[PlannedArm]) -> st
         for by_block in others.values()
     )
     return fastest if all(beaten) else _fastest(others)
+
+
+def _running(named: str, visits_us: Mapping[str, object], pilot: PilotResult, cell: int) -> str:
+    if named in visits_us:
+        return named
+    failure = pilot.arms[named].failure or pilot.session.cells[cell].failures.get(named)
+    raise Unsupported(
+        f"{named}, which is named as the baseline, does not run here",
+        hint=failure.message if failure else "",
+    )
 
 
 def fastest_exact(pilot: PilotResult, cell: int) -> str:

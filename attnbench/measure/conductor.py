@@ -17,6 +17,7 @@ from attnbench.measure.chosen import baseline_of, kernel_choices, takes_part, wi
 from attnbench.measure.device import environment
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.layout import bench_of, cell_of, steps_of
+from attnbench.measure.past import Past
 from attnbench.measure.plan import Plan, PlannedArm
 from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.reporter import Reporter
@@ -53,11 +54,20 @@ QUALITY_STEPS = 16
 class Conductor:
     """One run of one plan. Whatever was recorded stays recorded when it fails or is interrupted.
 
-    `run` does a task in a process of its own, as `supervisor.run_task` does.
+    `run` does a task in a process of its own, as `supervisor.run_task` does. A run under the
+    promise of a protocol file has one cell, shares its `name` with those of the file's other cells,
+    and goes on from its `past` where it stopped.
     """
 
     def __init__(
-        self, plan: Plan, ledger: Ledger, reporter: Reporter, *, run: RunTask = run_task
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        reporter: Reporter,
+        *,
+        run: RunTask = run_task,
+        past: Past | None = None,
+        name: str = "",
     ) -> None:
         self._plan = plan
         self._reporter = reporter
@@ -71,7 +81,12 @@ class Conductor:
                 "sources": {arm.label: arm.source_sha256 for arm in plan.arms},
             },
             run=run,
+            promise=plan.request.promise,
+            cell=cell_of(plan, 0) if plan.request.promise else None,
+            name=name,
         )
+        if past is not None:
+            self._workers.go_on(past)
         self._failed: list[AttnbenchError] = []
 
     def conduct(self) -> Evidence:

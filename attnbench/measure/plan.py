@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from attnbench.methods.base import Family, Method
 from attnbench.methods.registry import exact_methods, parse, source_sha256
 from attnbench.models.info import ModelInfo, beyond_positions, check_context
 from attnbench.models.sources import inspect
+from attnbench.protocol.bands import DEFAULT_BANDS, Bands, Gate
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.presets import Protocol
+from attnbench.protocol.result import Promise
 from attnbench.quality.gates import refuse_replacement
 from attnbench.quality.text import read_text
 
@@ -38,7 +41,11 @@ TWINS = {"cuda": {}, "cpu": {"sdpa,backend=flash": "sdpa"}}
 
 @dataclass(frozen=True)
 class DecodeRequest:
-    """What the user asked for; empty and None leave the choice to the plan."""
+    """What the user asked for; empty and None leave the choice to the plan.
+
+    A protocol file may name the baseline, say by how much more (a ratio minus one) a method is to
+    be faster, by the method as it is asked for, and register bands of the quality gates.
+    """
 
     model: str
     protocol: Protocol
@@ -53,6 +60,10 @@ class DecodeRequest:
     text: Path | None = None
     seed: int = 0
     threads: int = 1
+    baseline: str = ""
+    claims: Mapping[str, float] = field(default_factory=dict)
+    bands: Mapping[Gate, tuple[Bands, ...]] = field(default_factory=lambda: DEFAULT_BANDS)
+    promise: Promise | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,8 @@ class PlannedArm:
     pilot_only: bool = False  # timed in the pilot; not worth its place in every session
     twin: str = ""  # the arm that runs the same kernel: this one is no baseline beside it
     built_in: bool = True  # a control from outside this package is judged like any other method
+    named_baseline: bool = False  # the request names it: the pilot does not choose
+    claim: float = 0.0  # the speed-up minus one that its verdict has to clear
 
 
 @dataclass(frozen=True)
@@ -208,7 +221,8 @@ def default_methods(device: str, context: int) -> list[Method]:
 def _arms(
     request: DecodeRequest, device: torch.device, context: int
 ) -> tuple[tuple[PlannedArm, ...], tuple[tuple[str, str], ...]]:
-    asked = list(request.methods)
+    named = [request.baseline] if request.baseline else []
+    asked = list(dict.fromkeys((*request.methods, *named)))
     found = [(spec, parse(spec), True) for spec in asked]
     defaults = default_methods(device.type, context)
     if asked:  # beside what was asked for: what may become the baseline, and the ceiling
@@ -234,7 +248,10 @@ def _arms(
             pilot_only=not wanted and runs.label in PILOT_ONLY[device.type],
             twin="" if wanted else TWINS[device.type].get(runs.label, ""),
             built_in=type(runs).__module__.startswith("attnbench."),
+            named_baseline=wanted and spec == request.baseline,
+            claim=request.claims.get(spec, 0.0) if wanted else 0.0,
         )
+        _refuse_as_baseline(arm)
         _refuse_namesake(arms.setdefault(runs.label, arm), arm)
     return tuple(arms.values()), tuple(skipped)
 
@@ -250,6 +267,14 @@ def _resolved(method: Method, device: torch.device) -> Method:
             hint="`attnbench parity` runs it on a CPU under Triton's interpreter",
         )
     return runs
+
+
+def _refuse_as_baseline(arm: PlannedArm) -> None:
+    if arm.named_baseline and arm.family is not Family.EXACT:
+        raise UsageError(
+            f"{arm.label} is no exact attention, so nothing can be compared with it",
+            hint="name an exact method as the baseline, or leave the choice to the pilot",
+        )
 
 
 def _refuse_namesake(first: PlannedArm, arm: PlannedArm) -> None:

@@ -106,6 +106,7 @@ class _CellResults:
             baseline=pair[0].label,
             baseline_again=pair[1].label,
             protocol=protocol,
+            claim=self._planned(arm).claim,
             exact_arms=[a.label for a in self.cell.arms if a.label in exact],
             floor=self._byte_floor(arm),
             ceiling=ceiling_for(arm, self.cell.cell.scope, self.cell.arms, CEILING),
@@ -231,6 +232,7 @@ class _CellResults:
             verdict=said,
             protocol=msgspec.to_builtins(evidence.protocol),
             environment=self._environment(),
+            promise=evidence.plan.request.promise or UNSET,
         )
 
     def _environment(self) -> dict[str, str | int | float]:
@@ -312,7 +314,8 @@ def _quality_verdict(evidence: Evidence, planned: PlannedArm) -> QualityVerdict:
     if samples is None:
         why = evidence.quality.failures.get(planned.label)
         return not_evaluated("not-measured", why.message if why else "the arm did not run")
-    return judge(samples, planned.family.value, evidence.plan.info.weights)
+    bands = evidence.plan.request.bands
+    return judge(samples, planned.family.value, evidence.plan.info.weights, bands)
 
 
 def _quality_body(

@@ -10,17 +10,19 @@ import gzip
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import shorten
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from attnbench.errors import AttnbenchError, WorkerFailed, WorkerHung
+from attnbench.errors import AttnbenchError, LedgerError, WorkerFailed, WorkerHung
 from attnbench.ledger import Json, Kind, Ledger
 from attnbench.measure.overseer import Overseer
+from attnbench.measure.past import Past
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import OnEvent, run_task
 from attnbench.measure.tasks import ArmFailure, MemoryTask, QualityTask, Task, TaskResult
-from attnbench.protocol.cell import Role
+from attnbench.protocol.cell import Cell, Role
+from attnbench.protocol.result import Promise
 from attnbench.protocol.verdict import Reason
 
 _R = TypeVar("_R", bound=TaskResult)
@@ -40,7 +42,9 @@ class Show(Protocol):
 class Workers:
     """The workers of one run, and the ids of the records that hold what they sent.
 
-    `about` goes into every opening record; `run` does a task in a process of its own.
+    `about` goes into every opening record, the `promise` of a protocol file and its `cell` into
+    all of them; `run` does a task in a process of its own. `name` is the id of the run, where it
+    has one.
     """
 
     def __init__(
@@ -50,17 +54,55 @@ class Workers:
         *,
         about: Mapping[str, Json],
         run: RunTask = run_task,
+        promise: Promise | None = None,
+        cell: Cell | None = None,
+        name: str = "",
     ) -> None:
-        self.run = secrets.token_hex(6)
+        self.run = name or new_run()
         self.cites: list[str] = []
         self.left_out: dict[str, ArmFailure] = {}
         self._ledger = ledger
         self._reporter = reporter
-        self._about = dict(about)
+        self._about: dict[str, Any] = dict(about)
         self._run_task = run
+        self._marks = _marks(promise, cell)
+        self._promised = (promise.registration,) if promise and promise.registration else ()
+        self._known: dict[str, TaskResult] = {}
+
+    def go_on(self, past: Past) -> None:
+        """Be the run that stopped: what it has closed is not measured again.
+
+        Raises `UsageError` where it was measured with something else than is here now.
+        """
+        sources, environment = self._about.get("sources", {}), self._about.get("environment", {})
+        for change in past.differences(sources, environment):
+            self._reporter.note(f"not as before: {change}")
+        self.run = past.run
+        self.cites.extend(past.cites)
+        self.left_out.update(past.left_out)
+        self._known.update(past.results)
+
+    def holds(self, session: int | str) -> bool:
+        """Whether this session was closed before the run stopped."""
+        return str(session) in self._known
+
+    def held(self, session: int | str, kind: type[_R]) -> _R:
+        """What the ledger holds of a session that was closed before."""
+        known = self._known[str(session)]
+        if not isinstance(known, kind):
+            raise LedgerError(
+                f"session {session} of run {self.run} holds a {type(known).__name__}, not a "
+                f"{kind.__name__}",
+                hint="start a new run without --resume",
+            )
+        return known
 
     def work(self, session: int | str, task: Task, kind: type[_R], show: Show) -> _R:
-        """The result of one worker, without arms that no worker survives."""
+        """The result of one worker, without arms that no worker survives; of a session that was
+        closed before, what the ledger holds."""
+        if self.holds(session):
+            show(1, 1, "in the ledger already")
+            return self.held(session, kind)
         while True:
             overseer = Overseer(show, task)
             sent = self._without_lost(task)
@@ -131,6 +173,18 @@ class Workers:
         self, phase: str, session: int | str, *, cites: Sequence[str] = (), **more: Json
     ) -> str:
         body: dict[str, Json] = {"phase": phase, "run": self.run, "session": session, **more}
+        body |= self._marks
         if phase == "opened":
             body |= self._about
+            cites = (*self._promised, *cites)
         return self._ledger.append(Kind.SESSION, body, cites=cites).id
+
+
+def new_run() -> str:
+    """An id for a run."""
+    return secrets.token_hex(6)
+
+
+def _marks(promise: Promise | None, cell: Cell | None) -> dict[str, Json]:
+    marks = {"promise": promise, "cell": cell}
+    return {name: msgspec.to_builtins(mark) for name, mark in marks.items() if mark is not None}

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from attnbench.protocol.cell import Cell
-from attnbench.protocol.result import Interval
+from attnbench.protocol.result import Interval, Promise
 
 INSTRUMENT, ORDER_EFFECT = "instrument", "order-effect"  # what `calibration` of a record may be
 
@@ -129,3 +129,4 @@ class CalibrationResult(msgspec.Struct, frozen=True, kw_only=True):
     kernels: dict[str, dict[str, int]] = {}
     findings: Findings | UnsetType = UNSET
     order_effect: tuple[Bias, ...] | UnsetType = UNSET
+    promise: Promise | UnsetType = UNSET

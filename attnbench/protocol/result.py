@@ -53,7 +53,10 @@ class NextPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Statistics(msgspec.Struct, frozen=True, kw_only=True):
-    """What a latency verdict rests on beside its ratio; fields as in `verdict.LatencyVerdict`."""
+    """What a latency verdict rests on beside its ratio; fields as in `verdict.LatencyVerdict`.
+
+    `claim` is the speed-up minus one that a protocol registered, and FASTER had to clear.
+    """
 
     equivalent: bool
     p_value: float
@@ -62,6 +65,7 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     blocks_used: int
     blocks_dropped: int
     not_beaten: tuple[str, ...]
+    claim: float = 0.0
     smallest_effect: float | UnsetType = UNSET
     sessions_needed: int | UnsetType = UNSET
     aa: Interval | UnsetType = UNSET
@@ -74,6 +78,22 @@ class Statistics(msgspec.Struct, frozen=True, kw_only=True):
     session_sd: float | UnsetType = UNSET
     group_sd: float | UnsetType = UNSET
     block_sd: float | UnsetType = UNSET
+
+
+class Promise(msgspec.Struct, frozen=True, kw_only=True):
+    """The protocol file that a record was measured under: it stands in all records of its run.
+
+    `registration` is the id of the record that promised it, empty where there was none;
+    `file_sha256` is of the file's bytes. `baseline` is the one that the file names, empty for the
+    strongest. An exploratory run was not registered, or not so.
+    """
+
+    protocol: str
+    file_sha256: str
+    exploratory: bool
+    registration: str = ""
+    version: int = 0
+    baseline: str = ""
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,4 +121,5 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     quality: dict[str, float | int | str] | UnsetType = UNSET
     witness: dict[str, float] | UnsetType = UNSET
     kernel: dict[str, int] | UnsetType = UNSET
+    promise: Promise | UnsetType = UNSET
     failure: str | UnsetType = UNSET

@@ -9,13 +9,14 @@ judge, and judge again later, without torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
 
 import msgspec
 
 from attnbench.errors import UsageError
-from attnbench.quality.bands import DEFAULT_BANDS, Band, Bands, Gate
+from attnbench.protocol.bands import DEFAULT_BANDS, Band, Bands, Gate
 from attnbench.quality.figures import (
     Figures,
     Head,
@@ -97,17 +98,23 @@ def random_weights() -> QualityVerdict:
     )
 
 
-def judge(samples: GateSamples, family: str, weights: str) -> QualityVerdict:
+def judge(
+    samples: GateSamples,
+    family: str,
+    weights: str,
+    bands: Mapping[Gate, tuple[Bands, ...]] = DEFAULT_BANDS,
+) -> QualityVerdict:
     """The verdict on one arm of `family` in a model with "trained" or "random" `weights`.
 
+    `bands` are the default ones, or those that a protocol registered.
     With random weights it is NOT_EVALUATED whatever the figures, which are there all the same.
     Raises UsageError for a REPLACEMENT method.
     """
     refuse_replacement("this method", family)
     arrays = samples.arrays()
     found = figures(arrays)
-    bands = gate_bands(found)
-    verdict = _verdict(arrays, bands, found, family, weights)
+    in_band = gate_bands(found, bands)
+    verdict = _Judge(bands, in_band, found).verdict(arrays, family, weights)
     worst = _worst_head(arrays, verdict.worst_gate)
     windows, _, steps, _ = arrays.cosine.shape
     return msgspec.structs.replace(
@@ -115,33 +122,12 @@ def judge(samples: GateSamples, family: str, weights: str) -> QualityVerdict:
         worst_layer=worst.layer,
         worst_head=worst.head,
         figures=found,
-        gates_run=tuple(bands),
-        gates_not_run=tuple(gate for gate in Gate if gate not in bands),
+        gates_run=tuple(in_band),
+        gates_not_run=tuple(gate for gate in Gate if gate not in in_band),
         windows=windows,
         steps=steps,
         context=int(arrays.context[0]),
     )
-
-
-def _verdict(
-    arrays: GateArrays, bands: Mapping[Gate, Band], found: Figures, family: str, weights: str
-) -> QualityVerdict:
-    if weights == RANDOM:
-        return random_weights()
-    decided = _decide(bands, found, family != CONTROL)
-    if decided.verdict is Quality.KILL or _tells_from_uniform(arrays, bands):
-        return decided
-    return not_evaluated(
-        NO_POWER,
-        f"judge on a model or text whose attention is not uniform: the mean of all values has "
-        f"cosine {found['null_uniform']:.4f} here",
-    )
-
-
-def _tells_from_uniform(arrays: GateArrays, bands: Mapping[Gate, Band]) -> bool:
-    """Whether the cosines of an arm, by gate, lie in a better band than those of the null model."""
-    null = gate_bands(uniform_figures(arrays))
-    return max(bands[gate] for gate in COSINES if gate in bands) < max(null.values())
 
 
 def gate_bands(
@@ -155,32 +141,59 @@ def gate_bands(
     }
 
 
-def _decide(bands: Mapping[Gate, Band], found: Figures, counts: bool) -> QualityVerdict:
-    worst = max(bands, key=lambda gate: bands[gate])  # the first of the worst, in the gates' order
-    missing = [gate for gate in Gate if gate not in bands]
-    if bands[worst] is not Band.PASS:
-        return QualityVerdict(
-            verdict=Quality.KILL if bands[worst] is Band.KILL else Quality.MARGINAL,
-            reason=worst,
-            next_step=_look_at(worst, found),
-            counts=counts,
-            worst_gate=worst,
+@dataclass(frozen=True)
+class _Judge:
+    """The bands that count, where one arm's figures lie in them, and the figures."""
+
+    bands: Mapping[Gate, tuple[Bands, ...]]
+    in_band: Mapping[Gate, Band]
+    found: Figures
+
+    def verdict(self, arrays: GateArrays, family: str, weights: str) -> QualityVerdict:
+        if weights == RANDOM:
+            return random_weights()
+        decided = self._decide(family != CONTROL)
+        if decided.verdict is Quality.KILL or self._tells_from_uniform(arrays):
+            return decided
+        return not_evaluated(
+            NO_POWER,
+            f"judge on a model or text whose attention is not uniform: the mean of all values has "
+            f"cosine {self.found['null_uniform']:.4f} here",
         )
-    return QualityVerdict(
-        verdict=Quality.MARGINAL if missing else Quality.PASS,
-        reason=GATES_NOT_RUN if missing else ALL_PASSED,
-        next_step=f"run the gates that are missing: {', '.join(missing)}" if missing else "",
-        counts=counts,
-    )
 
+    def _tells_from_uniform(self, arrays: GateArrays) -> bool:
+        """Whether an arm's cosines lie in a better band than those of the null model."""
+        null = gate_bands(uniform_figures(arrays), self.bands)
+        own = max(self.in_band[gate] for gate in COSINES if gate in self.in_band)
+        return own < max(null.values())
 
-def _look_at(gate: Gate, found: Figures) -> str:
-    shown = ", ".join(
-        f"{part.figure} is {found[part.figure]:.4g}, {part.wanted}"
-        for part in DEFAULT_BANDS[gate]
-        if part.of(found[part.figure]) is not Band.PASS
-    )
-    return f"{ADVICE.get(gate, MORE_BUDGET)} ({shown})"
+    def _decide(self, counts: bool) -> QualityVerdict:
+        in_band = self.in_band
+        worst = max(in_band, key=lambda gate: in_band[gate])  # the first of them, in gates' order
+        missing = [gate for gate in Gate if gate not in in_band]
+        if in_band[worst] is not Band.PASS:
+            return QualityVerdict(
+                verdict=Quality.KILL if in_band[worst] is Band.KILL else Quality.MARGINAL,
+                reason=worst,
+                next_step=self._look_at(worst),
+                counts=counts,
+                worst_gate=worst,
+            )
+        return QualityVerdict(
+            verdict=Quality.MARGINAL if missing else Quality.PASS,
+            reason=GATES_NOT_RUN if missing else ALL_PASSED,
+            next_step=f"run the gates that are missing: {', '.join(missing)}" if missing else "",
+            counts=counts,
+        )
+
+    def _look_at(self, gate: Gate) -> str:
+        found = self.found
+        shown = ", ".join(
+            f"{part.figure} is {found[part.figure]:.4g}, {part.wanted}"
+            for part in self.bands[gate]
+            if part.of(found[part.figure]) is not Band.PASS
+        )
+        return f"{ADVICE.get(gate, MORE_BUDGET)} ({shown})"
 
 
 def _worst_head(arrays: GateArrays, worst_gate: str | None) -> Head:

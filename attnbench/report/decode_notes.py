@@ -30,6 +30,7 @@ def notes(
 
     `absolute`: whether times and bandwidths may be named, or ratios alone.
     """
+    yield from _of_promise(results)
     yield from _of_baseline(results, absolute=absolute)
     if alone:
         named = " · ".join(map(_pilot_time, alone))
@@ -42,11 +43,29 @@ def notes(
     yield from _shared((result.method, _failure(result)) for result in results)
 
 
+def _of_promise(results: Sequence[ArmResult]) -> Iterator[str]:
+    promise = results[0].promise
+    if promise is UNSET:
+        return
+    if promise.exploratory:
+        yield (
+            f"EXPLORATORY: protocol {promise.protocol} was not registered as it ran, so nothing "
+            "here was promised first."
+        )
+    else:
+        yield (
+            f"protocol {promise.protocol}, version {promise.version}, registered as "
+            f"{promise.registration[:12]}."
+        )
+
+
 def _of_baseline(results: Sequence[ArmResult], *, absolute: bool) -> Iterator[str]:
     baseline = next((r for r in results if r.role is Role.BASELINE), None)
     if baseline is None:
         return
-    which = f"{baseline.method} (A, the fastest exact arm of the pilot)"
+    named = baseline.promise is not UNSET and baseline.promise.baseline
+    why = "named by the protocol" if named else "the fastest exact arm of the pilot"
+    which = f"{baseline.method} (A, {why})"
     yield f"speed-up: time of {which} over the arm's."
     floor = baseline.floor
     if absolute and floor is not UNSET:

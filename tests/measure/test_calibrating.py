@@ -32,7 +32,7 @@ class Bench:
         self.notes = NoteTaker()
 
     def run(self, workers: FakeWorkers, request: CalibrationRequest = REQUEST, resume: str = ""):
-        past = past_of(self.ledger, resume) if resume else None
+        past = past_of(self.ledger, resume).held if resume else None
         plan = plan_calibration(request)
         return Calibrator(plan, self.ledger, self.notes, past=past, run=workers).calibrate()
 
@@ -160,7 +160,7 @@ def test_a_session_that_was_retracted_is_measured_again(bench):
 
 def test_a_run_does_not_go_on_elsewhere(bench):
     bench.run(workers())
-    past = past_of(bench.ledger, bench.only_run)
+    past = past_of(bench.ledger, bench.only_run).held
     plan = plan_calibration(REQUEST)
     for changed in (
         replace(past, environment={**past.environment, "torch": "1.0"}),
@@ -172,7 +172,7 @@ def test_a_run_does_not_go_on_elsewhere(bench):
 
 def test_another_card_of_the_same_kind_is_told(bench):
     bench.run(workers())
-    past = past_of(bench.ledger, bench.only_run)
+    past = past_of(bench.ledger, bench.only_run).held
     other = replace(past, environment={**past.environment, "device_uuid": "GPU-1"})
     Calibrator(plan_calibration(REQUEST), bench.ledger, bench.notes, past=other, run=workers())
     assert bench.notes.notes[-1].startswith("not as before: device_uuid GPU-1")

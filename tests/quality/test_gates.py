@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attnbench.errors import AttnbenchError, UsageError
-from attnbench.quality.bands import DEFAULT_BANDS, Band, Gate
+from attnbench.protocol.bands import DEFAULT_BANDS, Band, Gate
 from attnbench.quality.figures import figures
 from attnbench.quality.gates import (
     Quality,
