@@ -29,6 +29,10 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "decode": Entry("attnbench.cli.decode:decode", "Measure decode latency and KV memory; decide."),
+    "run": Entry("attnbench.cli.run:run", "Run a registered protocol to its verdict."),
+    "protocol": Entry(
+        "attnbench.cli.protocol:app", "Promise what will be measured and what decides."
+    ),
     "parity": Entry("attnbench.cli.parity:parity", "Check kernels against their references."),
     "doctor": Entry("attnbench.cli.doctor:doctor", "Say what would spoil a measurement here."),
     "calibrate": Entry(

@@ -97,11 +97,20 @@ class Calibrator:
         """The id by which the run goes on."""
         return self._workers.run
 
+    @property
+    def cites(self) -> tuple[str, ...]:
+        """The records of the closed sessions."""
+        return tuple(self._workers.cites)
+
     def calibrate(self) -> CalibrationResult:
         """Measure what is missing, say what all of it means, and record that."""
-        about = self._order_effect() if self._plan.request.order_effect else self._instrument()
-        self._ledger.append(Kind.RESULT, msgspec.to_builtins(about), cites=self._workers.cites)
+        about = self.measured()
+        self._ledger.append(Kind.RESULT, msgspec.to_builtins(about), cites=self.cites)
         return about
+
+    def measured(self) -> CalibrationResult:
+        """Measure what is missing, and say what all of it means."""
+        return self._order_effect() if self._plan.request.order_effect else self._instrument()
 
     def _hired(self, run: RunTask, name: str) -> Workers:
         return Workers(

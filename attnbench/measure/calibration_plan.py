@@ -19,6 +19,7 @@ from attnbench.protocol.calibration import AGAIN, OTHER, SHAM, A, Injected
 from attnbench.protocol.cell import Arm, Mode, Role, Scope
 from attnbench.protocol.order_effect import ARMS
 from attnbench.protocol.presets import Protocol, preset
+from attnbench.protocol.result import Promise
 
 PERCENTS = (0.2, 0.5, 1.0, 2.0, 5.0)  # of A's step, injected
 # Exact arms of nearly equal speed: one becomes A, the fastest of another method becomes X.
@@ -86,10 +87,12 @@ class CalibrationArms:
     layers: int
 
 
-def plan_calibration(request: CalibrationRequest) -> CalibrationPlan:
+def plan_calibration(
+    request: CalibrationRequest, promise: Promise | None = None
+) -> CalibrationPlan:
     """Decide device, cell, contenders and sessions; raises what `plan_decode` raises."""
     _check(request)
-    cell = _cell(request)
+    cell = _cell(request, promise)
     specs = (ONE_METHOD if request.order_effect else CONTENDERS)[cell.device]
     sources = {spec: source_sha256(parse(spec)) for spec in ("waiting", *specs)}
     return CalibrationPlan(
@@ -110,7 +113,7 @@ def _check(request: CalibrationRequest) -> None:
         )
 
 
-def _cell(request: CalibrationRequest) -> Plan:
+def _cell(request: CalibrationRequest, promise: Promise | None) -> Plan:
     """The cell as a decode run would plan it, with the arms and sessions of this one."""
     cell = plan_decode(
         DecodeRequest(
@@ -125,6 +128,7 @@ def _cell(request: CalibrationRequest) -> Plan:
             quality=False,
             seed=request.seed,
             threads=request.threads,
+            promise=promise,
         )
     )
     sessions = request.sessions or SESSIONS[cell.device]

@@ -54,6 +54,7 @@ class ClaimReason(StrEnum):
     BOUND_HELD = "bound-held"
     BOUND_MISSED = "bound-missed"
     BOUND_NOT_RESOLVED = "bound-not-resolved"
+    CONTROL_NOT_FOUND = "control-not-found"
     EVIDENCE_OPEN = "evidence-open"
     EVIDENCE_VOID = "evidence-void"
     NOT_MEASURED = "not-measured"
@@ -68,6 +69,9 @@ NEXT_STEP = {
     ClaimReason.BOUND_HELD: "cite it with the cell that it was measured in",
     ClaimReason.BOUND_MISSED: "withdraw the claim, or state the bound that was measured",
     ClaimReason.BOUND_NOT_RESOLVED: "measure more sessions: the interval reaches both sides",
+    ClaimReason.CONTROL_NOT_FOUND: (
+        "find out why an effect that is known to be there was not found, then measure again"
+    ),
     ClaimReason.EVIDENCE_OPEN: "settle the latency verdict first",
     ClaimReason.EVIDENCE_VOID: "cure what voids the measurement, then measure again",
     ClaimReason.NOT_MEASURED: "measure the quantity that the claim is about",

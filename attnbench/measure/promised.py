@@ -1,0 +1,337 @@
+"""Carries a protocol file out: every cell of it, then its verdict on the claim, in the ledger.
+
+The cells are measured by the same code as `decode` (an order effect by that of `calibrate`). A run
+that stopped goes on from what it had closed; what it had recorded is not recorded twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from attnbench.errors import AttnbenchError, UsageError
+from attnbench.ledger import (
+    Account,
+    Json,
+    Kind,
+    Ledger,
+    Record,
+    Status,
+    Timing,
+    account,
+    fold,
+    timing_of,
+)
+from attnbench.ledger.promises import is_opening
+from attnbench.measure.calibrating import Calibrator
+from attnbench.measure.chosen import PilotArm, pilot_alone
+from attnbench.measure.conductor import Conductor
+from attnbench.measure.estimate import in_words, minutes
+from attnbench.measure.layout import cell_of
+from attnbench.measure.past import Past, past_sessions
+from attnbench.measure.plan import Plan
+from attnbench.measure.promised_plan import labels_of, order_plan, plans_of
+from attnbench.measure.reporter import Reporter
+from attnbench.measure.supervisor import run_task
+from attnbench.measure.tasks import PilotResult
+from attnbench.measure.verdicts import arm_results
+from attnbench.measure.workers import RunTask, new_run
+from attnbench.protocol.calibration_result import CalibrationResult
+from attnbench.protocol.cell import Cell
+from attnbench.protocol.document import Quantity
+from attnbench.protocol.judgement import Judgement, Seen, judge, order_seen, published, seen_in
+from attnbench.protocol.reading import Source
+from attnbench.protocol.result import ArmResult, Promise
+
+IMPORTED = "imported"
+
+
+@dataclass(frozen=True)
+class Concluded:
+    """What a protocol's run came to.
+
+    `sessions` counts those of this run, `of_protocol` all that were ever opened for the protocol,
+    in whatever version. `failed` holds why memory or quality is missing.
+    """
+
+    source: Source
+    promise: Promise
+    run: str
+    judgement: Judgement
+    text: str
+    claim_record: str
+    timing: Timing | None
+    sessions: Account
+    of_protocol: Account
+    results: tuple[ArmResult, ...] = ()
+    alone: Mapping[Cell, tuple[PilotArm, ...]] = field(default_factory=dict)
+    order_effect: CalibrationResult | None = None
+    failed: tuple[AttnbenchError, ...] = ()
+
+
+def run_to_go_on(records: Sequence[Record], promise: Promise) -> str:
+    """The last run under this very promise that has sessions and no verdict on its claim.
+
+    Raises UsageError where there is none.
+    """
+    begun, unfinished = begun_runs(records, promise), unfinished_runs(records, promise)
+    if unfinished:
+        return unfinished[-1]
+    if begun:
+        raise UsageError(
+            f"run {begun[-1]} of protocol {promise.protocol} has its verdict: there is nothing to "
+            "go on with",
+            hint="without --resume it is measured once more, and both runs are counted",
+        )
+    raise UsageError(
+        f"protocol {promise.protocol} has no run that began as this one would",
+        hint="run it without --resume",
+    )
+
+
+def begun_runs(records: Sequence[Record], promise: Promise) -> list[str]:
+    """The runs that opened a session under this very promise, oldest first."""
+    ours = msgspec.to_builtins(promise)
+    runs = [
+        str(record.body["run"])
+        for record in records
+        if is_opening(record) and record.body.get("promise") == ours
+    ]
+    return list(dict.fromkeys(runs))
+
+
+def unfinished_runs(records: Sequence[Record], promise: Promise) -> list[str]:
+    """Those of them whose claim has no verdict: they stopped, or still run."""
+    ended = {str(r.body["run"]) for r in records if r.kind is Kind.CLAIM and "run" in r.body}
+    return [run for run in begun_runs(records, promise) if run not in ended]
+
+
+class PromisedRun:
+    """One run of one protocol file, from its beginning or from where it stopped.
+
+    `run` does a task in a process of its own; `resume` is the id of a run that stopped.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        promise: Promise,
+        ledger: Ledger,
+        reporter: Reporter,
+        *,
+        resume: str = "",
+        run: RunTask = run_task,
+    ) -> None:
+        self.name = resume or new_run()
+        self._source = source
+        self._file = source.file
+        self._promise = promise
+        self._ledger = ledger
+        self._reporter = reporter
+        self._resumes = bool(resume)
+        self._run_task = run
+        self._cites: list[str] = []
+        self._failed: list[AttnbenchError] = []
+
+    def conclude(self) -> Concluded:
+        """Measure what is missing of every cell, judge the claim, record both."""
+        if self._file.claim.quantity is Quantity.ORDER_EFFECT:
+            found = self._order_effect()
+            judgement = judge(self._file, [order_seen(found)])
+            return self._concluded(judgement, order_effect=found)
+        results: list[ArmResult] = []
+        alone: dict[Cell, tuple[PilotArm, ...]] = {}
+        seen: list[Seen] = []
+        for plan in plans_of(self._file, self._promise):
+            of_cell, of_pilot = self._measured(plan)
+            results += of_cell
+            alone |= of_pilot
+            seen.append(seen_in(self._file, of_cell, labels_of(self._file, plan.device)))
+        return self._concluded(judge(self._file, seen), results=tuple(results), alone=alone)
+
+    def _measured(
+        self, plan: Plan
+    ) -> tuple[tuple[ArmResult, ...], dict[Cell, tuple[PilotArm, ...]]]:
+        """One cell's results, recorded."""
+        self._tell(plan)
+        conductor = Conductor(
+            plan,
+            self._ledger,
+            self._reporter,
+            run=self._run_task,
+            past=self._past(plan),
+            name=self.name,
+        )
+        evidence = conductor.conduct()
+        self._failed += evidence.failed
+        results = arm_results(evidence)
+        self._record(results, evidence.cites)
+        return results, pilot_alone(evidence)
+
+    def _order_effect(self) -> CalibrationResult:
+        plan = order_plan(self._file, self._promise)
+        calibrator = Calibrator(
+            plan,
+            self._ledger,
+            self._reporter,
+            past=self._past(plan.cell),
+            run=self._run_task,
+            name=self.name,
+        )
+        found = calibrator.measured()
+        self._record([found], calibrator.cites)
+        return found
+
+    def _tell(self, plan: Plan) -> None:
+        for label, why in plan.skipped:
+            self._reporter.note(f"left out: {label}: {why}")
+        for remark in plan.remarks:
+            self._reporter.note(f"note: {remark}")
+        self._reporter.note(
+            f"run {self.name}: {len(plan.arms)} arms, {in_words(minutes(plan))} on "
+            f"{plan.facts.name}"
+        )
+
+    def _past(self, plan: Plan) -> Past | None:
+        """What this run has of a cell already; raises UsageError where the model is another one."""
+        if not self._resumes:
+            return None
+        records = list(self._ledger.records())
+        cell = msgspec.to_builtins(cell_of(plan, 0))
+        past = past_sessions(self._ledger, records, self.name, cell)
+        pilot = past.results.get("pilot") if past else None
+        if isinstance(pilot, PilotResult) and plan.info.identity:
+            before = pilot.session.model_identity
+            if before != plan.info.identity:
+                raise UsageError(
+                    f"run {self.name} was measured on another model that is called "
+                    f"{plan.info.spec}",
+                    hint="sessions of one run are alike; start a new one without --resume",
+                )
+        return past
+
+    def _record(
+        self, results: Sequence[ArmResult | CalibrationResult], sessions: Sequence[str]
+    ) -> None:
+        """Append the results that this run has not recorded yet."""
+        registration = [self._promise.registration] if self._promise.registration else []
+        known = self._recorded()
+        for result in results:
+            body = msgspec.to_builtins(result)
+            id = known.get(_place_of(body))
+            if id is None:
+                id = self._ledger.append(Kind.RESULT, body, cites=[*registration, *sessions]).id
+            self._cites.append(id)
+
+    def _recorded(self) -> dict[bytes, str]:
+        """The results of this run that stand in the ledger, by cell and arm."""
+        if not self._resumes:
+            return {}
+        records = list(self._ledger.records())
+        statuses = fold(records).statuses
+        return {
+            _place_of(record.body): record.id
+            for record in records
+            if record.kind is Kind.RESULT
+            and record.body.get("run") == self.name
+            and statuses[record.id] is Status.LIVE
+        }
+
+    def _concluded(
+        self,
+        judgement: Judgement,
+        *,
+        results: tuple[ArmResult, ...] = (),
+        alone: Mapping[Cell, tuple[PilotArm, ...]] | None = None,
+        order_effect: CalibrationResult | None = None,
+    ) -> Concluded:
+        records = list(self._ledger.records())
+        of_run = account(records, lambda record: record.body.get("run") == self.name)
+        of_protocol = account(records, self._is_of_protocol)
+        text = published(self._file, judgement.verdict)
+        if self._promise.exploratory:
+            text = f"Exploratory, promised by nobody beforehand. {text}"
+        claim = self._ledger.append(
+            Kind.CLAIM,
+            {
+                **claim_body(self._source, judgement),
+                "protocol": self._promise.registration or None,
+                "run": self.name,
+                "text": text,
+                "promise": msgspec.to_builtins(self._promise),
+                "sessions": msgspec.to_builtins(of_run),
+                "sessions_of_protocol": msgspec.to_builtins(of_protocol),
+            },
+            cites=[*self._grounds(records), *self._cites],
+        )
+        by_id = {record.id: record for record in (*records, claim)}
+        return Concluded(
+            source=self._source,
+            promise=self._promise,
+            run=self.name,
+            judgement=judgement,
+            text=text,
+            claim_record=claim.id,
+            timing=timing_of(claim, by_id),
+            sessions=of_run,
+            of_protocol=of_protocol,
+            results=results,
+            alone=alone or {},
+            order_effect=order_effect,
+            failed=tuple(self._failed),
+        )
+
+    def _is_of_protocol(self, record: Record) -> bool:
+        return bool(record.body.get("promise", {}).get("protocol") == self._file.id)
+
+    def _grounds(self, records: Sequence[Record]) -> list[str]:
+        """The registration, and the imported claim of that key where the ledger has one."""
+        key = self._file.claim.key
+        imported = [
+            record.id
+            for record in records
+            if record.kind is Kind.CLAIM
+            and record.body.get("provenance") == IMPORTED
+            and key
+            and record.body.get("key") == key
+        ]
+        registration = [self._promise.registration] if self._promise.registration else []
+        return [*registration, *imported[-1:]]
+
+
+def claim_body(source: Source, judgement: Judgement) -> dict[str, Json]:
+    """What a claim record says of the claim: a function of the file and the judgement alone."""
+    file, decisive, verdict = source.file, judgement.decisive, judgement.verdict
+    return {
+        "claim": file.claim.statement,
+        "key": file.claim.key or file.id,
+        "quantity": file.claim.quantity.value,
+        "bound": {"value": file.claim.bound, "direction": file.claim.direction.value},
+        "observed": {
+            "value": decisive.value,
+            "intervals": msgspec.to_builtins(decisive.intervals),
+            "cell": msgspec.to_builtins(decisive.cell),
+        },
+        "control": msgspec.to_builtins(decisive.control),
+        "verdict": {
+            "claim": verdict.outcome.value,
+            "claim_reason": verdict.reason.value,
+            "next_step": verdict.next_step,
+        },
+        "cells": [
+            {
+                "cell": msgspec.to_builtins(each.cell),
+                "value": each.value,
+                "claim": each.verdict.outcome.value,
+                "claim_reason": each.verdict.reason.value,
+            }
+            for each in judgement.cells
+        ],
+    }
+
+
+def _place_of(body: Mapping[str, Json]) -> bytes:
+    """Which arm of which cell a result is about."""
+    return msgspec.json.encode([body.get("cell"), body.get("arm")], order="sorted")

@@ -1,0 +1,198 @@
+"""What makes no sense in a protocol file although every key of it is right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from attnbench.errors import UsageError
+from attnbench.protocol.bands import DEFAULT_BANDS, Gate
+from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.claim import Direction, Reach
+from attnbench.protocol.document import (
+    STRONGEST,
+    CellPart,
+    ClaimPart,
+    ControlPart,
+    DecisionPart,
+    GatePart,
+    PublishPart,
+    Quantity,
+    Rule,
+    SchedulePart,
+    claim_of,
+    one_sided,
+    schedule_of,
+    set_parts,
+)
+from attnbench.protocol.presets import FEWEST_SESSIONS
+from attnbench.protocol.strict import Problem, nearest
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PASSES = {"pass_from": 0, "pass_to": 1}
+KILLS = {"kill_below": 0, "kill_above": 1}
+
+
+def senseless(found: Mapping[str, Any]) -> list[Problem]:
+    """Problems of the fields that could be read; each rule looks only at what is there."""
+    return [problem for rule in RULES for problem in rule(found)]
+
+
+def _id(found: Mapping[str, Any]) -> Iterator[Problem]:
+    id = found.get("id")
+    if id is not None and not ID.fullmatch(id):
+        yield Problem("id", f"{id!r} has other characters than letters, digits, dot, dash and _")
+
+
+def _claim(found: Mapping[str, Any]) -> Iterator[Problem]:
+    claim: ClaimPart | None = found.get("claim")
+    if claim is None:
+        return
+    try:
+        claim_of(claim, gpu="one", model="one")
+    except UsageError as error:
+        yield Problem("claim", error.message)
+    if claim.quantity is not Quantity.ORDER_EFFECT and not claim.arm:
+        yield Problem("claim.arm", "is missing: of which of the arms is this claimed?")
+
+
+def _arms(found: Mapping[str, Any]) -> Iterator[Problem]:
+    claim, arms, control = (found.get(name) for name in ("claim", "arms", "control"))
+    if claim is None or arms is None:
+        return
+    if len(set(arms)) < len(arms):
+        yield Problem("arms", "an arm is named twice")
+    if claim.quantity is Quantity.ORDER_EFFECT:
+        yield from _order_effect(found, claim)
+        return
+    named = {"claim.arm": claim.arm}
+    if isinstance(control, ControlPart):
+        named["control.arm"] = control.arm
+        if control.arm == claim.arm:
+            yield Problem("control.arm", "the arm of the claim cannot be its own control")
+        if control.direction is Direction.ABOUT:
+            yield Problem("control.direction", "a control is at-least or at-most something")
+    elif "control" in found:
+        yield Problem("control", "is missing: name an arm whose effect is known")
+    for where, arm in named.items():
+        if arm and arm not in arms:
+            near = nearest(arm, arms) if arms else "; there are none"
+            yield Problem(where, f"{arm!r} is not among arms{near}")
+
+
+def _order_effect(found: Mapping[str, Any], claim: ClaimPart) -> Iterator[Problem]:
+    """It is measured on one method, which the harness chooses, with a control of its own."""
+    reason = "an order effect is measured on one method, with blocks as its control"
+    if found["arms"] or claim.arm:
+        yield Problem("claim.arm" if claim.arm else "arms", f"leave it out: {reason}")
+    if isinstance(found.get("control"), ControlPart):
+        yield Problem("control", f"leave it out: {reason}")
+    if found.get("baseline", STRONGEST) != STRONGEST:
+        yield Problem("baseline", f"leave it out: {reason}")
+    schedule, decision = found.get("schedule"), found.get("decision")
+    kept = ("preset", "seed", "sessions")
+    changed = [f"schedule.{k}" for k, _ in set_parts(schedule) if k not in kept] if schedule else []
+    changed += (
+        ["decision.level" for k, _ in set_parts(decision) if k == "level"] if decision else []
+    )
+    for where in changed:
+        yield Problem(where, "leave it out: of an order effect's schedule only sessions can change")
+    if claim.keeps_quality:
+        yield Problem("claim.keeps_quality", "nothing is changed, so quality says nothing here")
+
+
+def _cells(found: Mapping[str, Any]) -> Iterator[Problem]:
+    cells: tuple[CellPart, ...] | None = found.get("cell")
+    if cells is None:
+        return
+    if not cells:
+        yield Problem("cell", "there is none: write [[cell]]")
+    if len(set(cells)) < len(cells):
+        yield Problem("cell", "a cell is there twice")
+    for number, cell in enumerate(cells, start=1):
+        for key, what in _cell(cell):
+            yield Problem(f"cell {number}.{key}", what)
+
+
+def _cell(cell: CellPart) -> Iterator[tuple[str, str]]:
+    if cell.mode is not Mode.EAGER and cell.device == "cpu":
+        yield "mode", f"{cell.mode.value} needs a CUDA GPU, and device is cpu"
+    if cell.mode is Mode.COMPILED and cell.scope is Scope.ATTENTION:
+        yield "mode", "scope attention has nothing to compile: use graph"
+    if cell.gpu and cell.device == "cpu":
+        yield "gpu", "device is cpu"
+
+
+def _claim_in_cells(found: Mapping[str, Any]) -> Iterator[Problem]:
+    claim, cells, decision = (found.get(name) for name in ("claim", "cell", "decision"))
+    if claim is None or not cells or decision is None:
+        return
+    deciding = cells if decision.rule is Rule.EVERY else cells[:1]
+    if claim.reach is Reach.THIS_GPU and not all(cell.gpu for cell in deciding):
+        yield Problem("cell.gpu", "is missing: a claim of this-gpu names it in each deciding cell")
+    if claim.quantity is Quantity.ORDER_EFFECT and len(cells) > 1:
+        yield Problem("cell", "an order effect is measured in one cell")
+    random = [cell.model for cell in deciding if cell.model.startswith("preset:")]
+    if claim.keeps_quality and random:
+        yield Problem("claim.keeps_quality", f"{random[0]} has random weights, which show nothing")
+    if claim.keeps_quality and not found.get("quality", True):
+        yield Problem("claim.keeps_quality", "quality is false, so nobody will see it kept")
+
+
+def _schedule(found: Mapping[str, Any]) -> Iterator[Problem]:
+    schedule: SchedulePart | None = found.get("schedule")
+    decision: DecisionPart | None = found.get("decision")
+    if schedule is None or decision is None:
+        return
+    try:
+        protocol = schedule_of(schedule, decision, deciding=1)
+    except UsageError as error:
+        yield Problem("schedule", f"{error.message}{'; ' if error.hint else ''}{error.hint}")
+        return
+    if protocol.sessions < FEWEST_SESSIONS:
+        few = f"{protocol.sessions} of {FEWEST_SESSIONS}"
+        yield Problem("schedule.sessions", f"too few to decide anything: {few}")
+
+
+def _gates(found: Mapping[str, Any]) -> Iterator[Problem]:
+    gates: Mapping[str, GatePart] = found.get("gates", {})
+    may_change = [gate.value for gate in DEFAULT_BANDS if not gate.value.startswith("non-")]
+    for name, part in gates.items():
+        if name not in may_change:
+            yield Problem(
+                f"gates.{name}", f"no gate with bands is called so{nearest(name, may_change)}"
+            )
+            continue
+        for key, what in _gate(Gate(name), part):
+            yield Problem(f"gates.{name}{key}", what)
+
+
+def _gate(gate: Gate, part: GatePart) -> Iterator[tuple[str, str]]:
+    default = DEFAULT_BANDS[gate][0]
+    for key, side in (PASSES | KILLS).items():
+        if isinstance(getattr(part, key), float) and not one_sided(default)[side]:
+            yield f".{key}", f"{default.figure} has no limit on that side"
+    bands = part.over(default)
+    low, high = bands.passes
+    least, most = bands.lives
+    if not least <= low <= high <= most:
+        yield "", "what passes must lie within what is not killed"
+
+
+def _publish(found: Mapping[str, Any]) -> Iterator[Problem]:
+    publish: PublishPart | None = found.get("publish")
+    if publish is not None and publish.if_holds == publish.if_fails:
+        yield Problem("publish", "the same text whether it holds or fails says nothing")
+
+
+RULES: tuple[Callable[[Mapping[str, Any]], Iterator[Problem]], ...] = (
+    _id,
+    _claim,
+    _arms,
+    _cells,
+    _claim_in_cells,
+    _schedule,
+    _gates,
+    _publish,
+)
