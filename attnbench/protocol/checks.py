@@ -90,12 +90,16 @@ def _order_effect(found: Mapping[str, Any], claim: ClaimPart) -> Iterator[Proble
         yield Problem("control", f"leave it out: {reason}")
     if found.get("baseline", STRONGEST) != STRONGEST:
         yield Problem("baseline", f"leave it out: {reason}")
-    schedule, decision = found.get("schedule"), found.get("decision")
-    kept = ("preset", "seed", "sessions")
-    changed = [f"schedule.{k}" for k, _ in set_parts(schedule) if k not in kept] if schedule else []
-    changed += (
-        ["decision.level" for k, _ in set_parts(decision) if k == "level"] if decision else []
-    )
+    changed = [
+        f"{part}.{key}"
+        for part, may_change in (
+            ("schedule", ("preset", "seed", "sessions")),
+            ("decision", ("rule", "aa_level", "equivalence_margin")),
+        )
+        if part in found
+        for key, _ in set_parts(found[part])
+        if key not in may_change
+    ]
     for where in changed:
         yield Problem(where, "leave it out: of an order effect's schedule only sessions can change")
     if claim.keeps_quality:

@@ -177,5 +177,5 @@ def _kind_of(value: object) -> str:
 def _in_words(said: str) -> str:
     """msgspec's message with the words of a TOML file."""
     text = re.sub(r"`([a-z]+)`", lambda found: IN_WORDS.get(found[1], found[0]), said)
-    text = text.replace(" - at `$", " (at `").replace("`)", ")").replace("(at `", "(at ")
-    return text[:1].lower() + text[1:].rstrip("`")
+    text = re.sub(r" - at `\$(.*)`$", r" (at \1)", text)
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,351 @@
+"""A protocol from its registration to its verdict, with workers that answer at once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from attnbench.errors import AttnbenchError, Unsupported, UsageError, WorkerFailed
+from attnbench.ledger import Kind, Ledger, Reason, Status, Timing, fold, retract, verify
+from attnbench.measure import promised, promised_plan
+from attnbench.measure.promised import Concluded, PromisedRun, run_to_go_on
+from attnbench.measure.promised_plan import plans_of
+from attnbench.models.sources import inspect
+from attnbench.protocol.claim import ClaimReason, Outcome
+from attnbench.protocol.history import runs_of
+from attnbench.protocol.reading import Source
+from attnbench.protocol.registration import promise_of, register
+from attnbench.report.claim_text import claim_lines
+from tests.measure.fake_workers import FakeWorkers, NoteTaker
+from tests.measure.planned import plan
+from tests.protocol.texts import ORDER, SPEED, source_of
+
+QUICK = ("[publish]", '[schedule]\npreset = "quick"\nsessions = 3\n[publish]')
+SOURCE = source_of(SPEED, QUICK)
+IDENTITY = inspect("embedded").identity
+FAST = {"int8_kv,impl=torch": 500.0, "sink_window,window=64,impl=torch": 800.0, "zero_cost": 400.0}
+SESSIONS = ["pilot", 0, 1, 2, "memory", "quality"]
+RESULTS = 6  # the baseline pair, the other exact arm, the two of the file, zero_cost
+APPENDS = 2 * len(SESSIONS) + RESULTS + 1  # the last is the claim
+
+
+class Workers(FakeWorkers):
+    """Workers that load the very model of the plan."""
+
+    def _session(self, cells, number):
+        session = super()._session(cells, number)
+        return msgspec.structs.replace(session, model_identity=IDENTITY)
+
+
+class Killed(BaseException):
+    """As `kill -9` would end it: nothing that runs afterwards writes a record."""
+
+
+class Dying(Ledger):
+    """A ledger whose process is killed at its n-th append, before or after the line is there."""
+
+    def __init__(self, path: Path, at: int, *, written: bool) -> None:
+        super().__init__(path)
+        self._left, self._written = at, written
+
+    def append(self, kind, body, *, cites=()):
+        self._left -= 1
+        if self._left == 0 and not self._written:
+            raise Killed
+        record = super().append(kind, body, cites=cites)
+        if self._left == 0:
+            raise Killed
+        return record
+
+
+class Bench:
+    """A ledger, and runs of a protocol in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.notes = NoteTaker()
+
+    def run(
+        self,
+        workers: Workers | None = None,
+        source: Source = SOURCE,
+        *,
+        ledger: Ledger | None = None,
+        resume: bool = False,
+        exploratory: bool = False,
+    ) -> Concluded:
+        records = self.records()
+        promise = promise_of(records, source, exploratory=exploratory)
+        past = run_to_go_on(records, promise) if resume else ""
+        return PromisedRun(
+            source,
+            promise,
+            ledger or self.ledger,
+            self.notes,
+            resume=past,
+            run=workers or Workers(FAST),
+        ).conclude()
+
+    def dies(self, at: int, *, written: bool, workers: FakeWorkers | None = None) -> None:
+        with pytest.raises(Killed):
+            self.run(workers, ledger=Dying(self.ledger.path, at, written=written))
+
+    def records(self, *kinds: Kind):
+        found = list(self.ledger.records()) if self.ledger.path.exists() else []
+        return [each for each in found if not kinds or each.kind in kinds]
+
+    def only_claim(self):
+        (claim,) = self.records(Kind.CLAIM)
+        return claim
+
+
+@pytest.fixture
+def bench(tmp_path) -> Bench:
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def promised_bench(bench) -> Bench:
+    register(bench.ledger, SOURCE)
+    return bench
+
+
+def test_what_was_not_registered_does_not_run(bench):
+    with pytest.raises(UsageError, match="is not registered"):
+        bench.run()
+    assert bench.records() == []
+
+
+def test_a_run_ends_with_a_claim_that_cites_its_promise_and_its_results(promised_bench):
+    done = promised_bench.run()
+    (registration,) = promised_bench.records(Kind.REGISTRATION)
+    results, claim = promised_bench.records(Kind.RESULT), promised_bench.only_claim()
+    assert len(results) == RESULTS
+    assert claim.cites == (registration.id, *(result.id for result in results))
+    assert {result.cites[0] for result in results} == {registration.id}
+    assert claim.id == done.claim_record
+    body = claim.body
+    assert (body["claim"], body["key"]) == ("int8_kv is at least 1.4 times faster", "faster")
+    assert (body["protocol"], body["run"]) == (registration.id, done.run)
+    assert body["verdict"]["claim"] == "SUPPORTED"
+    assert body["verdict"]["claim_reason"] == "bound-held"
+    assert body["observed"]["value"] == pytest.approx(2.0, rel=0.01)
+    assert len(body["observed"]["intervals"]) == 2
+    assert body["observed"]["cell"]["context"] == 1024
+    assert (body["text"], body["control"]["found"]) == ("It is faster.", True)
+    assert body["sessions"] == dict.fromkeys(("opened", "closed"), 6) | dict.fromkeys(
+        ("failed", "aborted", "abandoned"), 0
+    )
+    assert verify(promised_bench.ledger.path).is_sound
+
+
+def test_the_verdict_of_the_arm_had_to_clear_the_bound_of_the_claim(promised_bench):
+    promised_bench.run(Workers(FAST | {"int8_kv,impl=torch": 800.0}))
+    claim = promised_bench.only_claim()
+    assert claim.body["verdict"]["claim"] == "FALSIFIED"
+    assert claim.body["text"] == "It is not faster."
+    of_arm = {r.body["arm"]: r.body for r in promised_bench.records(Kind.RESULT)}
+    assert of_arm["int8_kv,impl=torch"]["statistics"]["claim"] == pytest.approx(0.4)
+    assert of_arm["int8_kv,impl=torch"]["verdict"]["latency"] == "INCONCLUSIVE"
+
+
+def test_a_control_that_is_not_found_voids_the_run(promised_bench):
+    workers = Workers(FAST | {"sink_window,window=64,impl=torch": 1000.0})
+    done = promised_bench.run(workers)
+    assert done.judgement.verdict.reason is ClaimReason.CONTROL_NOT_FOUND
+    assert promised_bench.only_claim().body["verdict"]["claim"] == "VOID"
+    assert any("control NOT FOUND" in str(line) for line in claim_lines(done))
+
+
+def test_a_promise_before_the_sessions_is_prospective(promised_bench):
+    done = promised_bench.run()
+    assert done.timing is Timing.PROSPECTIVE
+    (run,) = runs_of(promised_bench.records(), "faster")
+    assert (run.timing, run.version, run.verdict) == (Timing.PROSPECTIVE, 1, "SUPPORTED")
+
+
+def test_an_exploratory_run_says_so_in_every_record_and_stays_it_when_promised_later(bench):
+    done = bench.run(exploratory=True)
+    marked = bench.records(Kind.SESSION, Kind.RESULT, Kind.CLAIM)
+    assert len(marked) == APPENDS
+    assert all(record.body["promise"]["exploratory"] for record in marked)
+    claim = bench.only_claim()
+    assert claim.body["protocol"] is None
+    assert claim.body["text"].startswith("Exploratory, promised by nobody beforehand. ")
+    assert done.timing is None
+    assert any("EXPLORATORY" in str(line) for line in claim_lines(done))
+    register(bench.ledger, SOURCE)
+    (run,) = runs_of(bench.records(), "faster")
+    assert (run.exploratory, run.timing) == (True, Timing.RETROSPECTIVE)
+
+
+def test_an_imported_claim_of_that_key_is_cited(bench):
+    keyed = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
+    register(bench.ledger, keyed)
+    for key, provenance in (("DCR-18", "imported"), ("DCR-17", "imported"), ("DCR-18", "own")):
+        bench.ledger.append(Kind.CLAIM, {"key": key, "provenance": provenance})
+    bench.run(source=keyed)
+    imported, *_, claim = bench.records(Kind.CLAIM)
+    cited = [r.body.get("provenance") for r in bench.records(Kind.CLAIM) if r.id in claim.cites]
+    assert imported.id in claim.cites
+    assert cited == ["imported"]
+    assert claim.body["key"] == "DCR-18"
+
+
+# Before and after the first line; at the pilot; in the middle of a session; between two; before
+# the first result, in the middle of them, and before the claim.
+@pytest.mark.parametrize("written", [True, False])
+@pytest.mark.parametrize("at", [1, 2, 5, 12, 13, 16, APPENDS])
+def test_a_run_that_was_killed_goes_on_and_hides_nothing(promised_bench, at, written):
+    bench = promised_bench
+    bench.dies(at, written=written)
+    if (at, written) in ((1, False), (APPENDS, True)):  # nothing was begun, and all was done
+        with pytest.raises(UsageError, match="began as this one|nothing to go on with"):
+            bench.run(resume=True)
+        return
+    killed_in = at - (not written)
+    in_a_session = killed_in < 2 * len(SESSIONS) and killed_in % 2 == 1
+    workers = Workers(FAST)
+    done = bench.run(workers, resume=True)
+    closed = min(killed_in // 2, len(SESSIONS))
+    assert list(workers.tasks) == SESSIONS[closed:]
+    assert done.judgement.verdict.outcome is Outcome.SUPPORTED
+    assert done.sessions.opened == len(SESSIONS) + in_a_session
+    assert (done.sessions.closed, done.sessions.abandoned) == (len(SESSIONS), int(in_a_session))
+    assert len(bench.records(Kind.RESULT)) == RESULTS
+    assert len(fold(bench.records()).abandoned) == in_a_session
+    assert {r.body["run"] for r in bench.records(Kind.SESSION, Kind.CLAIM)} == {done.run}
+    cited = {id for result in bench.records(Kind.RESULT) for id in result.cites}
+    of_sessions = [r for r in bench.records(Kind.SESSION) if r.id in cited]
+    assert [r.body["session"] for r in of_sessions] == SESSIONS
+    assert {r.body["phase"] for r in of_sessions} == {"closed"}
+    assert verify(bench.ledger.path).is_sound
+
+
+def test_a_run_that_goes_on_measures_what_it_would_have_measured(promised_bench):
+    whole = Workers(FAST)
+    promised_bench.run(whole)
+    promised_bench.dies(6, written=True)
+    rest = Workers(FAST)
+    promised_bench.run(rest, resume=True)
+    assert {name: whole.tasks[name] for name in rest.tasks} == rest.tasks
+
+
+def test_every_way_in_which_a_session_ended_is_counted_for_the_protocol(promised_bench):
+    bench = promised_bench
+    bench.dies(3, written=True)
+    with pytest.raises(KeyboardInterrupt):
+        bench.run(Workers(FAST, faults={0: KeyboardInterrupt()}))
+    with pytest.raises(WorkerFailed):
+        bench.run(Workers(FAST, faults={1: WorkerFailed("it died")}))
+    bench.run(exploratory=True)
+    done = bench.run()
+    assert str(done.sessions) == "6 opened: 6 closed"
+    ends = "1 failed, 1 aborted, 1 abandoned"
+    assert str(done.of_protocol) == f"19 opened: 16 closed, {ends}"
+    assert len(runs_of(bench.records(), "faster")) == 5
+
+
+def test_only_the_last_run_that_has_no_verdict_goes_on(promised_bench):
+    bench = promised_bench
+    bench.dies(3, written=True)
+    with pytest.raises(WorkerFailed):
+        bench.run(Workers(FAST, faults={1: WorkerFailed("it died")}))
+    first, second = runs_of(bench.records(), "faster")
+    assert bench.run(resume=True).run == second.run
+    assert bench.run(resume=True).run == first.run
+    with pytest.raises(UsageError, match="nothing to go on with"):
+        bench.run(resume=True)
+
+
+def test_a_run_under_another_promise_does_not_go_on(promised_bench):
+    bench = promised_bench
+    bench.dies(3, written=True)
+    with pytest.raises(UsageError, match="has no run that began as this one would"):
+        bench.run(exploratory=True, resume=True)
+    later = source_of(SPEED, QUICK, ("bound = 1.4", "bound = 1.5"))
+    register(bench.ledger, later)
+    with pytest.raises(UsageError, match="has no run that began as this one would"):
+        bench.run(source=later, resume=True)
+
+
+def test_a_run_does_not_go_on_with_another_model_of_the_same_name(promised_bench, monkeypatch):
+    promised_bench.dies(3, written=True)
+    plans = plans_of(SOURCE.file, promise_of(promised_bench.records(), SOURCE, exploratory=False))
+    changed = tuple(replace(p, info=replace(p.info, identity="ff" * 32)) for p in plans)
+    monkeypatch.setattr(promised, "plans_of", lambda *_: changed)
+    with pytest.raises(UsageError, match="another model"):
+        promised_bench.run(resume=True)
+
+
+def test_a_session_that_was_retracted_is_measured_again_and_its_results_said_anew(promised_bench):
+    bench = promised_bench
+    bench.dies(APPENDS, written=False)
+    closed = [r for r in bench.records(Kind.SESSION) if r.body["phase"] == "closed"]
+    retract(bench.ledger, closed[2].id, Reason.ENVIRONMENT, "somebody used the machine")
+    workers = Workers(FAST)
+    bench.run(workers, resume=True)
+    assert list(workers.tasks) == [1]
+    statuses = fold(bench.records()).statuses
+    results = bench.records(Kind.RESULT)
+    assert [statuses[r.id] for r in results] == [Status.TAINTED] * RESULTS + [Status.LIVE] * RESULTS
+    assert statuses[bench.only_claim().id] is Status.LIVE
+
+
+def test_what_failed_beside_the_claim_is_told_and_the_claim_judged_all_the_same(promised_bench):
+    fault = AttnbenchError("the text is too short")
+    done = promised_bench.run(Workers(FAST, faults={"quality": fault}))
+    assert done.failed == (fault,)
+    assert done.judgement.verdict.outcome is Outcome.SUPPORTED
+    assert str(done.sessions) == "6 opened: 5 closed, 1 failed"
+
+
+def test_several_cells_are_one_run_each_with_its_sessions(bench):
+    cell = SPEED[SPEED.index("[[cell]]") : SPEED.index("[control]")]
+    both = source_of(
+        SPEED,
+        QUICK,
+        ("[control]", f"{cell.replace('1024', '512')}[control]"),
+        ("[publish]", '[decision]\nrule = "every-cell"\n[publish]'),
+    )
+    register(bench.ledger, both)
+    with pytest.raises(Killed):
+        bench.run(source=both, ledger=Dying(bench.ledger.path, APPENDS + 2, written=True))
+    workers = Workers(FAST)
+    done = bench.run(workers, both, resume=True)
+    assert list(workers.tasks) == SESSIONS[1:]
+    assert [c.cell.context for c in done.judgement.cells] == [1024, 512]
+    assert str(done.sessions) == "13 opened: 12 closed, 1 abandoned"
+    assert len(bench.records(Kind.RESULT)) == 2 * RESULTS
+    assert [each["claim"] for each in bench.only_claim().body["cells"]] == ["SUPPORTED"] * 2
+
+
+def test_a_cell_of_another_gpu_is_refused_before_anything_is_measured(bench, monkeypatch):
+    other = source_of(
+        SPEED, QUICK, ('device = "cpu"', 'device = "cuda"\ngpu = "NVIDIA H100 80GB HBM3"')
+    )
+    register(bench.ledger, other)
+    monkeypatch.setattr(promised_plan, "plan_decode", lambda asked: plan())
+    with pytest.raises(Unsupported, match="is about NVIDIA H100 80GB HBM3, and here is A proc"):
+        bench.run(source=other)
+    assert bench.records(Kind.SESSION) == []
+
+
+ORDER_SOURCE = source_of(ORDER)
+
+
+def test_an_order_effect_is_measured_as_calibrate_does_and_goes_on_too(bench):
+    register(bench.ledger, ORDER_SOURCE)
+    with pytest.raises(Killed):
+        bench.run(source=ORDER_SOURCE, ledger=Dying(bench.ledger.path, 7, written=True))
+    done = bench.run(Workers(), ORDER_SOURCE, resume=True)
+    (result,) = bench.records(Kind.RESULT)
+    assert result.body["calibration"] == "order-effect"
+    assert [bias.how for bias in done.order_effect.order_effect] == ["sequential", "blocks"]
+    assert done.judgement.verdict.outcome is Outcome.FALSIFIED
+    assert bench.only_claim().body["text"] == "There is no such effect."
+    assert done.timing is Timing.PROSPECTIVE
+    assert str(done.sessions) == "7 opened: 6 closed, 1 abandoned"
