@@ -36,7 +36,7 @@ def listed(
 ) -> list[dict[str, Any]]:
     """A row for every protocol of the folder, then for those that only the ledger knows."""
     rows = [_of_file(records, path, source) for path, source in files]
-    in_folder = {row["protocol"] for row in rows}
+    in_folder = {source.file.id for _, source in files if isinstance(source, Source)}
     ids = dict.fromkeys(str(record.body["protocol"]) for record in registrations(records))
     rows += [_of_ledger(records, id) for id in ids if id not in in_folder]
     return rows

@@ -56,7 +56,7 @@ def cell_in_words(cell: CellPart) -> str:
 def _claim(file: ProtocolFile) -> Iterator[str]:
     claim = file.claim
     yield f"“{claim.statement}”{f' ({claim.key})' if claim.key else ''}"
-    within = f", to {claim.tolerance:.3%} of it" if claim.tolerance else ""
+    within = f", give or take {_percent(claim.tolerance)} of that" if claim.tolerance else ""
     hurt = ", and the model is not hurt" if claim.keeps_quality else ""
     value = VALUES[claim.quantity].format(arm=claim.arm)
     yield f"That is: {value} is {SIDES[claim.direction]} {claim.bound:g}{within}{hurt}."
@@ -93,7 +93,7 @@ def _control(file: ProtocolFile) -> Iterator[str]:
     control = file.control
     if control is UNSET:
         margin = file.protocol().equivalence_margin
-        yield f"In randomised blocks the two must be equal within {margin:.2%};"
+        yield f"In randomised blocks the two must be equal within {_percent(margin)};"
         yield "else the run says nothing."
         return
     value = VALUES[file.claim.quantity].format(arm=control.arm)
@@ -136,9 +136,10 @@ def _decided(file: ProtocolFile) -> Iterator[str]:
     yield "lie on the claim's side of the bound, FALSIFIED where both lie beyond it, INCONCLUSIVE"
     yield "else."
     if file.claim.quantity is Quantity.SPEED_UP:
-        yield f"A and A′, the baseline measured twice, must not differ at {protocol.aa_level:.0%};"
-        yield f"equivalent is within {protocol.equivalence_margin:.2%}."
+        margin, aa_level = protocol.equivalence_margin, protocol.aa_level
+        yield f"A and A′, the baseline measured twice, must not differ at {_percent(aa_level)};"
+        yield f"equivalent is within {_percent(margin)}."
 
 
-def _percent(level: float) -> str:
-    return f"{100 * level:.4g} %"
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"

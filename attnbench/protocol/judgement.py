@@ -91,7 +91,10 @@ def judge(file: ProtocolFile, seen: Sequence[Seen]) -> Judgement:
 
 
 def published(file: ProtocolFile, verdict: ClaimVerdict) -> str:
-    """The text that applies; where nothing was decided, that and why."""
+    """The text that applies; where nothing was decided, that and why. A universal claim that held
+    here has its text for this one place."""
+    if verdict.reason is ClaimReason.ONE_PLACE:
+        return f"In one place, which cannot support it everywhere: {file.publish.if_holds}"
     decided = {
         Outcome.SUPPORTED: file.publish.if_holds,
         Outcome.FALSIFIED: file.publish.if_fails,

@@ -203,7 +203,7 @@ def test_a_run_that_was_killed_goes_on_and_hides_nothing(promised_bench, at, wri
     bench = promised_bench
     bench.dies(at, written=written)
     if (at, written) in ((1, False), (APPENDS, True)):  # nothing was begun, and all was done
-        with pytest.raises(UsageError, match="began as this one|nothing to go on with"):
+        with pytest.raises(UsageError, match=r"began as this one|nothing to go on with"):
             bench.run(resume=True)
         return
     killed_in = at - (not written)

@@ -25,8 +25,8 @@ CHANGES = [
         (SPEED, CHANGES, "measured", "Baseline: sdpa, named here"),
         (SPEED, CHANGES, "schedule", "8 sessions, judged after 3, 5, 8, each"),
         (SPEED, CHANGES, "quality", "kills below 0.7 or above 2"),
-        (ORDER, [], "claim", "is about 1.09, to 2.000% of it. It is claimed of every GPU"),
-        (ORDER, [], "control", "In randomised blocks the two must be equal within 1.00%"),
+        (ORDER, [], "claim", "is about 1.09, give or take 2 % of that. It is claimed of every GPU"),
+        (ORDER, [], "control", "In randomised blocks the two must be equal within 1 %"),
         (ORDER, [], "quality", "Not judged."),
     ],
 )  # fmt: skip

@@ -185,6 +185,12 @@ def test_the_text_that_was_written_beforehand_is_published_and_none_for_an_open_
     assert text(1.4).startswith("Nothing is said of this claim: INCONCLUSIVE (bound-not-resolved).")
 
 
+def test_a_universal_claim_that_held_is_published_of_the_one_place():
+    file = file_of(ORDER)
+    text = published(file, judge(file, [order_seen(order(1.085, 1.0))]).verdict)
+    assert text == "In one place, which cannot support it everywhere: There is such an effect."
+
+
 def test_every_interval_has_to_clear_the_bound():
     results = cell(1.6)
     low = Interval(estimate=1.3, low=1.2, high=1.5, level=0.95)

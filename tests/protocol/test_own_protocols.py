@@ -1,0 +1,27 @@
+"""The project's own protocol files can be registered as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attnbench.protocol.reading import read, read_file
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "protocols").rglob("*.toml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_protocol_file_of_the_project_is_sound_and_called_as_its_file(path):
+    assert read_file(path).file.id == path.stem
+
+
+def test_there_are_protocols():
+    assert FILES
+
+
+def test_the_example_of_the_documentation_is_one():
+    page = (ROOT / "docs" / "protocols.md").read_text()
+    example = page.split("```toml\n")[1].split("```")[0]
+    assert read(example.encode(), "the example").file.id == "int8-kv-on-a-cpu"
