@@ -177,12 +177,14 @@ def _beginning(text: object) -> str:
 
 
 def _verdict(verdict: Mapping[str, Any]) -> str:
-    """Latency with its reason where it decided nothing, and always the quality beside it."""
+    """Latency with its reason where it decided nothing, and always the quality beside it; of a
+    claim its outcome."""
     latency = str(verdict.get("latency", ""))
     reason = verdict.get("latency_reason") or verdict.get("reason")
     if latency in ("VOID", "INCONCLUSIVE") and reason:
         latency = f"{latency} ({reason})"
-    return " / ".join(word for word in (latency, str(verdict.get("quality", ""))) if word)
+    words = (str(verdict.get("claim", "")), latency, str(verdict.get("quality", "")))
+    return " / ".join(word for word in words if word)
 
 
 def _speedup(ratio: Mapping[str, Any] | None) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Ledger, Record
-from attnbench.protocol.reading import BadProtocol, Source, read_file
+from attnbench.protocol.reading import BadProtocol, Source, is_protocol, read_file
 from attnbench.protocol.registration import registered_source, versions_of
 
 FOLDER = Path("protocols")
@@ -24,7 +24,7 @@ def records_of(ledger: Ledger) -> list[Record]:
 
 def files_in(folder: Path) -> Iterator[tuple[Path, Source | BadProtocol]]:
     """Every protocol file of a folder, or what is wrong with it."""
-    for path in sorted(folder.rglob("*.toml")):
+    for path in filter(is_protocol, sorted(folder.rglob("*.toml"))):
         try:
             yield path, read_file(path)
         except BadProtocol as bad:

@@ -22,7 +22,8 @@ class Past:
     """The closed sessions of a run, by their name in the ledger, and what they were measured with.
 
     A session that was aborted, failed, was abandoned or retracted is not among them: it stays in
-    the ledger as it is, and another one is measured in its place.
+    the ledger as it is, and another one is measured in its place. Of two that were closed under one
+    name (two processes went on with one run) the first counts, so that nobody can choose.
     """
 
     run: str
@@ -74,16 +75,15 @@ def past_sessions(
     if not opened:
         return None
     statuses = fold(records).statuses
-    closed = [
-        record
-        for record in ours
-        if record.body.get("phase") == "closed" and statuses[record.id] is Status.LIVE
-    ]
+    closed: dict[str, Record] = {}
+    for record in ours:
+        if record.body.get("phase") == "closed" and statuses[record.id] is Status.LIVE:
+            closed.setdefault(str(record.body["session"]), record)
     left_out = opened[-1].body["task"]["bench"].get("left_out", {})
     return Past(
         run=run,
-        results={str(record.body["session"]): _result(ledger, record) for record in closed},
-        cites=tuple(record.id for record in closed),
+        results={name: _result(ledger, record) for name, record in closed.items()},
+        cites=tuple(record.id for record in closed.values()),
         left_out=msgspec.convert(left_out, dict[str, ArmFailure]),
         environment=opened[0].body["environment"],
         sources=opened[0].body["sources"],

@@ -288,14 +288,15 @@ class PromisedRun:
 
     def _grounds(self, records: Sequence[Record]) -> list[str]:
         """The registration, and the imported claim of that key where the ledger has one."""
-        key = self._file.claim.key
+        key, statuses = self._file.claim.key, fold(records).statuses
         imported = [
             record.id
             for record in records
             if record.kind is Kind.CLAIM
-            and record.body.get("provenance") == IMPORTED
+            and str(record.body.get("provenance", "")).startswith(IMPORTED)
             and key
             and record.body.get("key") == key
+            and statuses[record.id] is Status.LIVE
         ]
         registration = [self._promise.registration] if self._promise.registration else []
         return [*registration, *imported[-1:]]

@@ -54,6 +54,15 @@ def read_file(path: Path) -> Source:
     return read(data, str(path))
 
 
+def is_protocol(path: Path) -> bool:
+    """Whether a TOML file is meant to be a protocol: one with several claims is a list of them."""
+    try:
+        table = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return True  # reading it will say what is wrong
+    return not isinstance(table.get("claim"), list)
+
+
 def read(data: bytes, name: str) -> Source:
     """Read the bytes of a protocol file; raises BadProtocol."""
     try:

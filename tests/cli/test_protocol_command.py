@@ -110,6 +110,7 @@ def test_register_says_what_it_did_and_list_where_things_stand(attnbench, place)
     place.file.unlink()
     assert standing() == ("registered", 2)
     place.file.write_text("id = 3")
+    (place.file.parent / "claims.toml").write_text('system = "x"\n[[claim]]\nkey = "X-01"\n')
     assert {row["standing"] for row in json.loads(attnbench("protocol", "list", "--json").out)} == {
         "6 problems",
         "registered",
@@ -144,6 +145,7 @@ def test_only_what_is_registered_runs_and_ends_with_the_code_of_its_claim(attnbe
     shown = attnbench("protocol", "show", "faster").out
     assert "In all: 1 runs, sessions 6 opened, 6 closed, 0 failed" in shown
     assert "prospective" in shown
+    assert "SUPPORTED" in attnbench("ledger", "log", "--kind", "claim").out
 
 
 @pytest.mark.usefixtures("workers")

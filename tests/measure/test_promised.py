@@ -11,6 +11,7 @@ import pytest
 from attnbench.errors import AttnbenchError, Unsupported, UsageError, WorkerFailed
 from attnbench.ledger import Kind, Ledger, Reason, Status, Timing, fold, retract, verify
 from attnbench.measure import promised, promised_plan
+from attnbench.measure.past import past_sessions
 from attnbench.measure.promised import Concluded, PromisedRun, run_to_go_on
 from attnbench.measure.promised_plan import plans_of
 from attnbench.models.sources import inspect
@@ -349,3 +350,16 @@ def test_an_order_effect_is_measured_as_calibrate_does_and_goes_on_too(bench):
     assert bench.only_claim().body["text"] == "There is no such effect."
     assert done.timing is Timing.PROSPECTIVE
     assert str(done.sessions) == "7 opened: 6 closed, 1 abandoned"
+
+
+def test_of_two_sessions_closed_under_one_name_the_first_counts(promised_bench):
+    """Two processes that go on with one run at a time measure some sessions twice."""
+    bench = promised_bench
+    bench.dies(6, written=True)
+    records = bench.records()
+    closed = [r for r in records if r.body.get("phase") == "closed"][1]
+    bench.ledger.append(Kind.SESSION, closed.body, cites=closed.cites)
+    run, cell = closed.body["run"], closed.body["cell"]
+    past = past_sessions(bench.ledger, bench.records(), run, cell)
+    assert past.cites[1] == closed.id
+    assert len(past.cites) == len(past.results) == 3

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.protocol.reading import read, read_file
+from attnbench.protocol.reading import is_protocol, read, read_file
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "protocols").rglob("*.toml"))
+FILES = [path for path in sorted((ROOT / "protocols").rglob("*.toml")) if is_protocol(path)]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
