@@ -13,7 +13,7 @@ from attnbench.cli.protocol_files import FOLDER, Folder, find, records_of
 
 if TYPE_CHECKING:
     from attnbench.ledger import Ledger
-    from attnbench.measure.promised import Concluded
+    from attnbench.measure.conclusion import Concluded
     from attnbench.protocol.reading import Source
     from attnbench.protocol.result import Promise
 
@@ -94,7 +94,7 @@ def run(
 
 def _wanted(source: Source, book: Ledger, resume: bool, exploratory: bool) -> Wanted:
     """Under which promise, and which run; raises UsageError before anything is measured."""
-    from attnbench.measure.promised import run_to_go_on
+    from attnbench.measure.conclusion import run_to_go_on
     from attnbench.protocol.registration import promise_of
 
     records = records_of(book)
@@ -107,7 +107,8 @@ def _measured(wanted: Wanted, book: Ledger, *, as_json: bool) -> Concluded:
     from rich.console import Console
 
     from attnbench.errors import AttnbenchError
-    from attnbench.measure.promised import PromisedRun, unfinished_runs
+    from attnbench.measure.conclusion import unfinished_runs
+    from attnbench.measure.promised import PromisedRun
     from attnbench.report.progress import reporter
 
     source, promise, resume = wanted
@@ -174,7 +175,7 @@ def _show(done: Concluded, path: Path) -> None:
 def _as_json(done: Concluded) -> dict[str, object]:
     import msgspec
 
-    from attnbench.measure.promised import claim_body
+    from attnbench.measure.conclusion import claim_body
 
     results = done.results if done.order_effect is None else (done.order_effect,)
     return {

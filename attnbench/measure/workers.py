@@ -74,6 +74,9 @@ class Workers:
 
         Raises `UsageError` where it was measured with something else than is here now.
         """
+        if past.results:
+            names = ", ".join(past.results)
+            self._reporter.note(f"run {past.run} goes on; in the ledger already: {names}")
         sources, environment = self._about.get("sources", {}), self._about.get("environment", {})
         for change in past.differences(sources, environment):
             self._reporter.note(f"not as before: {change}")

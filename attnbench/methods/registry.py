@@ -107,12 +107,18 @@ def source_files(found: type[Method]) -> list[Path]:
 
 def implementation_imports(path: Path) -> Iterator[Path]:
     """Files of `IMPLEMENTATION_PACKAGES` that a source file imports, at any depth of its code."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        module = node.module if isinstance(node, ast.ImportFrom) else None
-        if module and module.startswith(IMPLEMENTATION_PACKAGES):
-            spec = importlib.util.find_spec(module)
-            if spec is not None and spec.origin is not None:
-                yield Path(spec.origin)
+    for module in implementation_modules(path.read_bytes()):
+        spec = importlib.util.find_spec(module)
+        if spec is not None and spec.origin is not None:
+            yield Path(spec.origin)
+
+
+@cache
+def implementation_modules(source: bytes) -> tuple[str, ...]:
+    """Modules of `IMPLEMENTATION_PACKAGES` that a source imports; many methods share a kernel."""
+    nodes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom))
+    modules = (node.module for node in nodes if node.module)
+    return tuple(module for module in modules if module.startswith(IMPLEMENTATION_PACKAGES))
 
 
 @cache

@@ -70,7 +70,7 @@ NEXT_STEP = {
     ClaimReason.BOUND_MISSED: "withdraw the claim, or state the bound that was measured",
     ClaimReason.BOUND_NOT_RESOLVED: "measure more sessions: the interval reaches both sides",
     ClaimReason.CONTROL_NOT_FOUND: (
-        "find out why an effect that is known to be there was not found, then measure again"
+        "find out why what is known beforehand was not found, then measure again"
     ),
     ClaimReason.EVIDENCE_OPEN: "settle the latency verdict first",
     ClaimReason.EVIDENCE_VOID: "cure what voids the measurement, then measure again",

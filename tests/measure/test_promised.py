@@ -11,8 +11,9 @@ import pytest
 from attnbench.errors import AttnbenchError, Unsupported, UsageError, WorkerFailed
 from attnbench.ledger import Kind, Ledger, Reason, Status, Timing, fold, retract, verify
 from attnbench.measure import promised, promised_plan
+from attnbench.measure.conclusion import Concluded, run_to_go_on
 from attnbench.measure.past import past_sessions
-from attnbench.measure.promised import Concluded, PromisedRun, run_to_go_on
+from attnbench.measure.promised import PromisedRun
 from attnbench.measure.promised_plan import plans_of
 from attnbench.models.sources import inspect
 from attnbench.protocol.claim import ClaimReason, Outcome
@@ -233,6 +234,7 @@ def test_a_run_that_goes_on_measures_what_it_would_have_measured(promised_bench)
     rest = Workers(FAST)
     promised_bench.run(rest, resume=True)
     assert {name: whole.tasks[name] for name in rest.tasks} == rest.tasks
+    assert any("in the ledger already: pilot, 0, 1" in note for note in promised_bench.notes.notes)
 
 
 def test_every_way_in_which_a_session_ended_is_counted_for_the_protocol(promised_bench):
