@@ -38,11 +38,10 @@ from attnbench.measure.workers import RunTask, new_run
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell
 from attnbench.protocol.document import Quantity
+from attnbench.protocol.imported_rule import imported_of
 from attnbench.protocol.judgement import Judgement, Seen, judge, order_seen, published, seen_in
 from attnbench.protocol.reading import Source
 from attnbench.protocol.result import ArmResult, Promise
-
-IMPORTED = "imported"
 
 
 class PromisedRun:
@@ -69,11 +68,18 @@ class PromisedRun:
         self._reporter = reporter
         self._resumes = bool(resume)
         self._run_task = run
+        self._decides: Record | None = None  # the imported claim
         self._cites: list[str] = []
         self._failed: list[AttnbenchError] = []
 
     def conclude(self) -> Concluded:
-        """Measure what is missing of every cell, judge the claim, record both."""
+        """Measure what is missing of every cell, judge the claim, record both.
+
+        An exploratory run decides no imported claim. Raises UsageError for another rule than that
+        claim's, before anything is measured.
+        """
+        if not self._promise.exploratory:
+            self._decides = imported_of(self._records(), self._file)
         if self._file.claim.quantity is Quantity.ORDER_EFFECT:
             found = self._order_effect()
             judgement = judge(self._file, [order_seen(found)])
@@ -135,7 +141,7 @@ class PromisedRun:
         """What this run has of a cell already; raises UsageError where the model is another one."""
         if not self._resumes:
             return None
-        records = list(self._ledger.records())
+        records = self._records()
         cell = msgspec.to_builtins(cell_of(plan, 0))
         past = past_sessions(self._ledger, records, self.name, cell)
         pilot = past.results.get("pilot") if past else None
@@ -166,7 +172,7 @@ class PromisedRun:
         """The results of this run that stand in the ledger, by cell and arm."""
         if not self._resumes:
             return {}
-        records = list(self._ledger.records())
+        records = self._records()
         statuses = fold(records).statuses
         return {
             _place_of(record.body): record.id
@@ -184,7 +190,7 @@ class PromisedRun:
         alone: Mapping[Cell, tuple[PilotArm, ...]] | None = None,
         order_effect: CalibrationResult | None = None,
     ) -> Concluded:
-        records = list(self._ledger.records())
+        records = self._records()
         of_run = account(records, lambda record: record.body.get("run") == self.name)
         of_protocol = account(records, self._is_of_protocol)
         text = published(self._file, judgement.verdict)
@@ -195,13 +201,14 @@ class PromisedRun:
             {
                 **claim_body(self._source, judgement),
                 "protocol": self._promise.registration or None,
+                "rule_record": self._decides.id if self._decides else None,
                 "run": self.name,
                 "text": text,
                 "promise": msgspec.to_builtins(self._promise),
                 "sessions": msgspec.to_builtins(of_run),
                 "sessions_of_protocol": msgspec.to_builtins(of_protocol),
             },
-            cites=[*self._grounds(records), *self._cites],
+            cites=[*self._grounds(), *self._cites],
         )
         by_id = {record.id: record for record in (*records, claim)}
         return Concluded(
@@ -223,20 +230,13 @@ class PromisedRun:
     def _is_of_protocol(self, record: Record) -> bool:
         return bool(record.body.get("promise", {}).get("protocol") == self._file.id)
 
-    def _grounds(self, records: Sequence[Record]) -> list[str]:
-        """The registration, and the imported claim of that key where the ledger has one."""
-        key, statuses = self._file.claim.key, fold(records).statuses
-        imported = [
-            record.id
-            for record in records
-            if record.kind is Kind.CLAIM
-            and str(record.body.get("provenance", "")).startswith(IMPORTED)
-            and key
-            and record.body.get("key") == key
-            and statuses[record.id] is Status.LIVE
-        ]
+    def _grounds(self) -> list[str]:
+        """The registration, and the imported claim that is decided."""
         registration = [self._promise.registration] if self._promise.registration else []
-        return [*registration, *imported[-1:]]
+        return [*registration, *([self._decides.id] if self._decides else [])]
+
+    def _records(self) -> list[Record]:
+        return list(self._ledger.records()) if self._ledger.path.exists() else []
 
 
 def _place_of(body: Mapping[str, Json]) -> bytes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger, Record, Status, fold
+from attnbench.protocol.imported_rule import imported_of
 from attnbench.protocol.reading import Source, read
 from attnbench.protocol.result import Promise
 from attnbench.protocol.strict import nearest
@@ -28,9 +29,11 @@ class Registered:
 def register(ledger: Ledger, source: Source) -> Registered:
     """Promise what a protocol file says. The same bytes are registered once.
 
-    Raises what reading and writing the ledger raises.
+    Raises what reading and writing the ledger raises, and UsageError for a file that would decide
+    an imported claim by another rule than that claim's.
     """
     records = list(ledger.records()) if ledger.path.exists() else []
+    imported_of(records, source.file)
     versions = versions_of(records, source.file.id)
     same = [record for record in versions if record.body["file_sha256"] == source.sha256]
     if same:

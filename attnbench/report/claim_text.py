@@ -11,7 +11,7 @@ from attnbench.measure.conclusion import Concluded
 from attnbench.protocol.document import Quantity
 from attnbench.protocol.judgement import CellJudgement, Control
 from attnbench.protocol.result import Interval
-from attnbench.report.decode_table import cell_title
+from attnbench.report.words import cell_title
 
 STYLES = {
     "SUPPORTED": "bold green",

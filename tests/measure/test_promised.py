@@ -17,6 +17,7 @@ from attnbench.measure.promised import PromisedRun
 from attnbench.measure.promised_plan import plans_of
 from attnbench.models.sources import inspect
 from attnbench.protocol.claim import ClaimReason, Outcome
+from attnbench.protocol.claim_log import standings
 from attnbench.protocol.history import runs_of
 from attnbench.protocol.reading import Source
 from attnbench.protocol.registration import promise_of, register
@@ -187,14 +188,46 @@ def test_an_exploratory_run_says_so_in_every_record_and_stays_it_when_promised_l
 def test_an_imported_claim_of_that_key_is_cited(bench):
     keyed = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
     register(bench.ledger, keyed)
-    for key, provenance in (("DCR-18", "imported"), ("DCR-17", "imported"), ("DCR-18", "own")):
-        bench.ledger.append(Kind.CLAIM, {"key": key, "provenance": provenance})
+    imported, other = (import_claim(bench.ledger, key) for key in ("DCR-18", "DCR-17"))
     bench.run(source=keyed)
-    imported, *_, claim = bench.records(Kind.CLAIM)
-    cited = [r.body.get("provenance") for r in bench.records(Kind.CLAIM) if r.id in claim.cites]
+    *_, claim = bench.records(Kind.CLAIM)
     assert imported.id in claim.cites
-    assert cited == ["imported"]
-    assert claim.body["key"] == "DCR-18"
+    assert other.id not in claim.cites
+    assert (claim.body["key"], claim.body["rule_record"]) == ("DCR-18", imported.id)
+    standing = standings(bench.records())["DCR-18"]
+    assert (standing.outcome, standing.said_by.id) == (Outcome.SUPPORTED, claim.id)
+
+
+def test_an_exploratory_run_decides_no_imported_claim(bench):
+    keyed = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
+    imported = import_claim(bench.ledger, "DCR-18", bound=1.3)
+    bench.run(source=keyed, exploratory=True)
+    standing = standings(bench.records())["DCR-18"]
+    assert (standing.outcome, standing.said_by.id) == (Outcome.INCONCLUSIVE, imported.id)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bound": 1.3}, {"direction": "at-most"}, {"reach": "universal"}, {"gpu": "NVIDIA H100"}],
+)
+def test_an_imported_claim_is_decided_by_its_own_rule_or_not_at_all(bench, change):
+    keyed = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
+    register(bench.ledger, keyed)
+    import_claim(bench.ledger, "DCR-18", **change)
+    with pytest.raises(UsageError, match="by another rule than its import"):
+        bench.run(source=keyed)
+    with pytest.raises(UsageError, match="by another rule than its import"):
+        register(bench.ledger, source_of(keyed.text, ("bound = 1.4", "bound = 1.45")))
+    assert bench.records(Kind.SESSION) == []
+
+
+def import_claim(ledger: Ledger, key: str, **changes):
+    """An import as `attnbench claims import` records it, as far as standings read it."""
+    rule = {"direction": "at-least", "bound": 1.4, "tolerance": 0.0, "reach": "this-model"}
+    rule |= {"keeps_quality": False, "gpu": "", "model": "", **changes}
+    verdict = {"claim": "INCONCLUSIVE", "claim_reason": "not-measured", "next_step": ""}
+    body = {"key": key, "provenance": "imported, not measured", "rule": rule, "version": "1"}
+    return ledger.append(Kind.CLAIM, body | {"verdict": verdict})
 
 
 # Before and after the first line; at the pilot; in the middle of a session; between two; before

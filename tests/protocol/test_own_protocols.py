@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from attnbench.protocol.claim_file import read_claims
 from attnbench.protocol.reading import is_protocol, read, read_file
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +20,19 @@ def test_a_protocol_file_of_the_project_is_sound_and_called_as_its_file(path):
 
 def test_there_are_protocols():
     assert FILES
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_protocol_about_an_imported_claim_has_its_rule(path):
+    file = read_file(path).file
+    if not file.claim.key:
+        return
+    claims = {claim.key: claim for claim in read_claims(ROOT / "protocols" / "claims")}
+    rule = claims[file.claim.key].entry.rule
+    assert (rule.direction, rule.bound, rule.tolerance, rule.reach) == (
+        file.claim.direction, file.claim.bound, file.claim.tolerance, file.claim.reach,
+    )  # fmt: skip
+    assert claims[file.claim.key].entry.statement == file.claim.statement
 
 
 def test_the_example_of_the_documentation_is_one():
