@@ -51,6 +51,15 @@ def test_a_claim_of_which_nothing_stands_is_taken_back(ledger):
     assert (found.standing, found.reason) == ("taken back", "bound-missed")
 
 
+def test_what_was_explored_counts_nowhere_and_alone_says_that(ledger):
+    loose = {**claim("SL-1", says("FALSIFIED")), "promise": {"exploratory": True}}
+    ledger.append(Kind.CLAIM, loose)
+    assert scores(ledger)[0].standing == "exploratory"
+    ledger.append(Kind.CLAIM, {**claim("SL-1", says("SUPPORTED")), "promise": {}})
+    ledger.append(Kind.CLAIM, loose)
+    assert scores(ledger)[0].standing == "SUPPORTED"
+
+
 def test_an_imported_claim_has_no_verdict_until_one_is_recorded(ledger):
     ledger.append(Kind.CLAIM, claim("CY-1"))
     [found] = scores(ledger)

@@ -16,8 +16,9 @@ from attnbench.report.page.reading import Reading
 
 NO_VERDICT = "no verdict"
 TAKEN_BACK = "taken back"
+EXPLORATORY = "exploratory"
 VERDICTS = tuple(outcome.value for outcome in Outcome)
-OTHERS = (NO_VERDICT, TAKEN_BACK)
+OTHERS = (NO_VERDICT, EXPLORATORY, TAKEN_BACK)
 NO_SYSTEM = "attnbench"  # claims of the project about itself name no system
 
 
@@ -35,6 +36,7 @@ class Claim:
     """What is claimed, what became of it, and the records that say so, oldest first.
 
     `counting` is the record whose verdict counts; where all were taken back, the newest of them.
+    What nobody promised beforehand counts nowhere: where there is nothing else, that is said.
     """
 
     key: str
@@ -89,8 +91,9 @@ def _name(record: Record, name_of: Mapping[str, str]) -> str:
 
 
 def _claim(records: Sequence[Record], reading: Reading) -> Claim:
-    standing = [r for r in records if reading.status(r) is Status.LIVE]
-    counting = (standing or records)[-1]
+    live = [r for r in records if reading.status(r) is Status.LIVE]
+    standing = [record for record in live if not _is_exploratory(record)]
+    counting = (standing or live or records)[-1]
     verdict = _verdict(counting)
     said = str(verdict.get("claim") or NO_VERDICT)
     return Claim(
@@ -99,7 +102,7 @@ def _claim(records: Sequence[Record], reading: Reading) -> Claim:
         system=_first(records, "system") or NO_SYSTEM,
         provenance=_text(counting, "provenance"),
         rule=_text(counting, "rule") or _first(records, "rule"),
-        standing=said if standing else TAKEN_BACK,
+        standing=said if standing else EXPLORATORY if live else TAKEN_BACK,
         reason=str(verdict.get("claim_reason") or ""),
         next_step=str(verdict.get("next_step") or ""),
         counting=counting,
@@ -114,6 +117,11 @@ def _qualities(record: Record, reading: Reading) -> Iterator[Quality]:
     of_arms = {arm.record.id: arm for arm in reading.arms if arm.is_under_test}
     for arm in (of_arms[id] for id in record.cites if id in of_arms):
         yield Quality(arm.result.method, arm.result.verdict.quality, arm.record)
+
+
+def _is_exploratory(record: Record) -> bool:
+    promise = record.body.get("promise")
+    return isinstance(promise, Mapping) and bool(promise.get("exploratory"))
 
 
 def _verdict(record: Record) -> Mapping[str, object]:
