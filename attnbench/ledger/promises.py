@@ -1,7 +1,7 @@
 """What was promised before it was measured, and everything that was begun under a promise.
 
 Both follow from the log, and nobody declares them: a measurement is prospective where its
-registration stands in the chain before its sessions were opened and they name it; and a session
+registration stands in the chain before its sessions were opened, and they name it; and a session
 counts from the moment it was opened, however it ended.
 """
 
@@ -55,10 +55,14 @@ def timing_of(record: Record, by_id: Mapping[str, Record]) -> Timing | None:
 
 def timing(registration: Record, openings: Iterable[Record]) -> Timing:
     """Prospective only where every session was opened after the registration, in the same chain,
-    and names it."""
+    and names it.
+
+    By its time too: records of a merged ledger have their places from the merge.
+    """
     kept = all(
         opening.origin == registration.origin
         and opening.seq > registration.seq
+        and opening.utc >= registration.utc
         and registration.id in opening.cites
         for opening in openings
     )

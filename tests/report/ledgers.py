@@ -213,7 +213,7 @@ def made_up(path: Path) -> MadeUp:
         "text": "name = 'DCR-18'\n",
     }
     registration = ledger.append(Kind.REGISTRATION, registered)
-    ledger.append(Kind.SESSION, opened("r1"))
+    ledger.append(Kind.SESSION, opened("r1"), cites=[registration.id])
     closed = ledger.append(Kind.SESSION, ended("r1", "closed"))
     rests_on = [closed.id, registration.id]
 
@@ -230,7 +230,7 @@ def made_up(path: Path) -> MadeUp:
         add(candidate("r1", "sink_window", ratio + 0.3, verdict=killed, **here))
         add(candidate("r1", "zero_cost", ratio + 0.5, role="control", family="control", **here))
     retracted = add(candidate("r1", "broken_method", 3.0))
-    ledger.append(Kind.SESSION, opened("r2", environment=CPU))
+    ledger.append(Kind.SESSION, opened("r2", environment=CPU), cites=[registration.id])
     ledger.append(Kind.SESSION, ended("r2", "aborted"))
     on_cpu = {"cell": cell(device="a CPU", mode="eager"), "environment": CPU}
     open_verdict = verdict("INCONCLUSIVE", "not-resolved", "MARGINAL", next_step="more sessions")

@@ -210,10 +210,11 @@ def test_a_registration_precedes_by_its_place_and_by_its_time(
     hours = [registered_hour, 2] if registered_first else [2, registered_hour]
     moments = (ledgers.START + timedelta(hours=hour) for hour in (*hours, 4))
     ledger = Ledger(tmp_path / "ledger.jsonl", clock=lambda: next(moments))
-    registration = {"protocol": "p.toml"}
-    steps = [(Kind.REGISTRATION, registration), (Kind.SESSION, ledgers.opened("r"))]
-    made = [ledger.append(*step) for step in (steps if registered_first else reversed(steps))]
-    [record] = [record for record in made if record.kind is Kind.REGISTRATION]
+    if not registered_first:
+        ledger.append(Kind.SESSION, ledgers.opened("r"))
+    record = ledger.append(Kind.REGISTRATION, {"protocol": "p.toml"})
+    if registered_first:
+        ledger.append(Kind.SESSION, ledgers.opened("r"), cites=[record.id])
     ledger.append(Kind.RESULT, ledgers.result("r", "sdpa"), cites=[record.id])
     [found] = registrations(Reading.of(ledger))
     assert found.standing == standing

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnbench.ledger import Kind, Record
+from attnbench.ledger.promises import timing
 from attnbench.report.page.reading import SHORT, Reading, day
 
 COLUMNS = ("device", "driver", "cuda", "torch", "triton", "transformers")
-PROSPECTIVE, RETROSPECTIVE, UNKNOWN = "prospective", "retrospective", "not used yet"
+UNKNOWN = "not used yet"
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,5 @@ def _registration(record: Record, reading: Reading) -> Registration:
 
 
 def _standing(registration: Record, opened: Sequence[Record]) -> str:
-    """Prospective where it precedes every session of the runs that rest on it.
-
-    By its place in the chain and by its time: a merged ledger's records have their places here
-    from the merge, not from when they were written.
-    """
-    if not opened:
-        return UNKNOWN
-    first = all(
-        registration.seq < session.seq and registration.utc <= session.utc for session in opened
-    )
-    return PROSPECTIVE if first else RETROSPECTIVE
+    """Prospective where it precedes every session of the runs that rest on it."""
+    return timing(registration, opened).value if opened else UNKNOWN
