@@ -266,6 +266,7 @@ def _resolved(method: Method, device: torch.device) -> Method:
             f"{device.type}",
             hint="`attnbench parity` runs it on a CPU under Triton's interpreter",
         )
+    runs.check_machine(device)
     return runs
 
 

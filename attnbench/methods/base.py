@@ -178,9 +178,14 @@ class Method(ABC):
 
         return ReferenceLayer(self, shape)
 
+    def check_machine(self, device: torch.device) -> None:
+        """Raise `Unsupported` where no shape would help: another kind of device, or a package that
+        is missing. Asked by the parent too: imports no such package and touches no GPU."""
+        del device
+
     def check(self, shape: LayerShape) -> None:
         """Raise `Unsupported` where this method cannot run."""
-        del shape
+        self.check_machine(shape.device)
 
     def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
         """Launch parameters worth trying, the default first; empty: there is nothing to choose."""
