@@ -89,6 +89,15 @@ def decode(
         ),
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of a session on a CPU.")] = 1,
+    table: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="Kernel configurations to use where they were measured, as `attnbench methods "
+            "tune` writes them; none: try all.",
+            show_default="the project's own",
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of schedule, tokens and noise.")] = 0,
     ledger: Annotated[
         Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
@@ -138,6 +147,7 @@ def decode(
         text=text,
         seed=seed,
         threads=threads,
+        table=table,
     )
     if plan:
         show_plan(request, as_json=as_json)

@@ -38,7 +38,7 @@ COMMANDS = {
     "calibrate": Entry(
         "attnbench.cli.calibrate:calibrate", "Learn what this machine can tell apart."
     ),
-    "methods": Entry("attnbench.cli.methods:app", "List and show methods."),
+    "methods": Entry("attnbench.cli.methods:app", "List, show and tune methods."),
     "report": Entry(
         "attnbench.cli.report:report", "Make one page of a ledger, its figures and tables."
     ),

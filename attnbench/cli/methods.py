@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnbench.cli.tabular import Grid, show
+from attnbench.cli.tune import tune
 
 if TYPE_CHECKING:
     from attnbench.methods.base import Method
@@ -17,11 +18,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="""List and show methods.
+    help="""List, show and tune methods.
 
-    Examples: `attnbench methods list`, `attnbench methods show sink_window,window=1024`.
+    Examples: `attnbench methods list`, `attnbench methods show sink_window,window=1024`,
+    `attnbench methods tune flash_decode --against exact`.
     """,
 )
+app.command("tune")(tune)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 

@@ -137,6 +137,7 @@ class Conductor:
                 CellPlan(scope=scope, mode=mode, schedule=order) for scope, mode in self._plan.cells
             ),
             steps=PILOT_STEPS,
+            known=self._plan.known,
         )
         with self._reporter.stage("pilot: which arms run, kernel choices, the baseline") as stage:
             seen = self._workers.work("pilot", task, PilotResult, stage.update)
@@ -145,6 +146,8 @@ class Conductor:
             if arm.failure is not None:
                 why = shorten(arm.failure.message, NOTE_WIDTH, placeholder=" …")
                 self._reporter.note(f"left out: {label}: {why}")
+            elif arm.source:
+                self._reporter.note(f"kernel configuration of {label}: {arm.source}")
         return pilot
 
     def _cell_arms(self, index: int, pilot: PilotResult) -> CellArms:

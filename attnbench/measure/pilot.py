@@ -5,7 +5,7 @@ Its times name the baseline and the configurations; they enter no statistic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
 
@@ -18,11 +18,12 @@ from attnbench.measure.device import last_level_cache_bytes
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.exactness import require_exact
 from attnbench.measure.failing import arm_failure, failure_of, recover
+from attnbench.measure.known import tried_mode, tuned_scope
 from attnbench.measure.session import compile_for, walk_cells, with_probes
 from attnbench.measure.tasks import (
     ArmFailure,
     ArmPilot,
-    CellPlan,
+    KnownLaunch,
     Launch,
     PilotResult,
     PilotTask,
@@ -48,9 +49,15 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
     with open_bench(task.bench) as bench:
         compile_for(bench, task.cells, talk)
         world.settle(bench.loaded.module)
-        scope = tuned_scope(task.cells)
+        cells = [(cell.scope, cell.mode) for cell in task.cells]
         trial = Trial(
-            bench, tried_mode(task.cells), talk, world, scope=scope, most=task.configurations
+            bench,
+            tried_mode(cells),
+            talk,
+            world,
+            scope=tuned_scope(cells),
+            most=task.configurations,
+            known=task.known,
         )
         arms = {arm.label: trial.examine(arm) for arm in task.bench.arms}
         bench.kernels.update(fastest_launches(arms))
@@ -64,23 +71,9 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
         )
 
 
-def tuned_scope(cells: Sequence[CellPlan]) -> Scope:
-    """Where configurations are compared: in the step, where nothing but steps is measured.
-
-    What is fastest between other launches of attention need not be so between other kernels.
-    """
-    return Scope.STEP if {cell.scope for cell in cells} == {Scope.STEP} else Scope.ATTENTION
-
-
-def tried_mode(cells: Sequence[CellPlan]) -> Mode:
-    """The mode in which arms are tried: the one of the cells that is nearest to an engine's."""
-    modes = {cell.mode for cell in cells}
-    return next(mode for mode in (Mode.COMPILED, Mode.GRAPH, Mode.EAGER) if mode in modes)
-
-
 class Trial:
-    """Tries arms: whether they run, and how fast in `scope` with each configuration, or with each
-    of the first `most` (0: all)."""
+    """Tries arms: whether they run, and how fast in `scope` with each configuration, with each of
+    the first `most` (0: all), or with the one that is `known` of an arm, by its label."""
 
     def __init__(
         self,
@@ -91,8 +84,10 @@ class Trial:
         *,
         scope: Scope = Scope.ATTENTION,
         most: int = 0,
+        known: Mapping[str, KnownLaunch] | None = None,
     ) -> None:
         self._bench = bench
+        self._known = known or {}
         self._most = most
         self._mode = mode
         self._scope = scope
@@ -126,6 +121,13 @@ class Trial:
         """An arm with configurations runs when at least one of them does."""
         timed: list[TimedLaunch] = []
         refused: list[RefusedLaunch] = []
+        known = self._known.get(arm.label)
+        if known is not None:
+            tried = self._timed(arm, known.launch, "of the table")
+            if not isinstance(tried, ArmFailure):
+                found = TimedLaunch(launch=known.launch, median_us=tried)
+                return ArmPilot(method=method, launches=(found,), source=known.source)
+            refused.append(RefusedLaunch(launch=known.launch, failure=tried))
         for number, launch in enumerate(launches, 1):
             tried = self._timed(arm, launch, f"{number} of {len(launches)}")
             if isinstance(tried, ArmFailure):

@@ -11,8 +11,9 @@ import torch
 
 from attnbench.errors import DoesNotFit, Unsupported, UsageError
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu
+from attnbench.measure.known import chosen_table, known_launches, place_of
 from attnbench.measure.prompts import refuse_early
-from attnbench.measure.tasks import Fill
+from attnbench.measure.tasks import Fill, KnownLaunch
 from attnbench.methods.base import Family, Method
 from attnbench.methods.registry import exact_methods, parse, source_sha256
 from attnbench.models.info import ModelInfo, beyond_positions, check_context
@@ -64,6 +65,7 @@ class DecodeRequest:
     claims: Mapping[str, float] = field(default_factory=dict)
     bands: Mapping[Gate, tuple[Bands, ...]] = field(default_factory=lambda: DEFAULT_BANDS)
     promise: Promise | None = None
+    table: str = ""  # of kernel configurations: a path, "none", or empty for the package's own
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ class Plan:
     skipped: tuple[tuple[str, str], ...]  # label and why it cannot run here
     weight_bytes: int
     cache_bytes: int
+    known: dict[str, KnownLaunch] = field(default_factory=dict)  # by arm label, from the table
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -124,7 +127,10 @@ def plan_decode(request: DecodeRequest) -> Plan:
     info = inspect(request.model)
     context = _context(request, info)
     dtype = request.dtype or ("bfloat16" if device == "cuda" else "float32")
+    cells = _cells(request, device)
     arms, skipped = _arms(request, torch.device(device), context)
+    place = place_of(facts, info, context=context, batch=request.batch, dtype=dtype, cells=cells)
+    known = known_launches(chosen_table(request.table), place, [arm.label for arm in arms])
     refuse_early(request, info, context)
     plan = Plan(
         request=request,
@@ -134,11 +140,12 @@ def plan_decode(request: DecodeRequest) -> Plan:
         dtype=dtype,
         context=context,
         fill=Fill.PREFILLED if info.weights == "trained" else Fill.SYNTHETIC,
-        cells=_cells(request, device),
+        cells=cells,
         arms=arms,
         skipped=skipped,
         weight_bytes=info.parameters * DTYPES[dtype].itemsize,
         cache_bytes=_token_bytes(info, request.batch, dtype) * (context + SPARE_ROWS),
+        known=known,
     )
     _check_fit(plan)
     return plan

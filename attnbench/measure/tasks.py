@@ -84,17 +84,26 @@ class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
     schedule: SessionSchedule
 
 
+class KnownLaunch(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel configuration that need not be searched for, and where it is from."""
+
+    launch: Launch
+    source: str
+
+
 class PilotTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="pilot"):
     """Which arms run here, their kernel configurations, and times that only name the baseline.
 
     The schedules of `cells` hold the arms that may become the baseline. Of each arm's
-    configurations the first `configurations` are tried, 0: all.
+    configurations the first `configurations` are tried, 0: all; of an arm in `known`, by label,
+    that one alone, and the others only where it does not run.
     """
 
     bench: Bench
     cells: tuple[CellPlan, ...]
     steps: StepCounts
     configurations: int = 0
+    known: dict[str, KnownLaunch] = {}
 
 
 class SessionTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="session"):
@@ -126,6 +135,33 @@ class QualityTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", t
 
 
 Task = PilotTask | SessionTask | MemoryTask | QualityTask
+
+
+class TuningCell(msgspec.Struct, frozen=True, kw_only=True):
+    """Attention of one shape: `context` cached tokens of `batch` sequences."""
+
+    context: int
+    batch: int
+    kv_heads: int
+    group: int
+    head_dim: int
+
+
+class TuneTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="tune"):
+    """Find the fastest kernel configuration of `method` in every cell, attention alone over caches
+    of noise, and time the methods `against` beside it.
+
+    `within_s` is the time for all cells together, 0: no limit; what it leaves untried is counted.
+    """
+
+    method: str
+    against: tuple[str, ...]
+    cells: tuple[TuningCell, ...]
+    dtype: str
+    device: str
+    seed: int
+    within_s: float = 0.0
+    threads: int = 1
 
 
 class ArmFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -212,12 +248,14 @@ class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an arm runs here, as what, and its kernel configurations as timed.
 
     `method` is the label with the implementation fixed; `failure` is None for an arm that runs.
+    `source` says which table the configuration is from; empty where all on offer were tried.
     """
 
     method: str
     launches: tuple[TimedLaunch, ...] = ()
     refused: tuple[RefusedLaunch, ...] = ()
     failure: ArmFailure | None = None
+    source: str = ""
 
     @property
     def fastest(self) -> Launch | None:
@@ -272,4 +310,39 @@ class QualityResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task",
     text_sha256: str
 
 
-TaskResult = PilotResult | SessionResult | MemoryResult | QualityResult
+class ArmRounds(msgspec.Struct, frozen=True, kw_only=True):
+    """Mean microseconds of a step in each round; in a round all arms take their turn."""
+
+    step_us: tuple[float, ...]
+
+
+class TunedCell(msgspec.Struct, frozen=True, kw_only=True):
+    """What one cell came to: every configuration of the method that was timed, refused or left
+    untried; every other arm's first timing; and rounds of those that are near the fastest.
+
+    A step is attention of `layers` layers, whose caches together exceed the last-level cache.
+    `failure` is why the cell as a whole has no figures.
+    """
+
+    cell: TuningCell
+    layers: int = 0
+    read_bytes: int = 0  # of one layer, at least
+    launches: tuple[TimedLaunch, ...] = ()
+    refused: tuple[RefusedLaunch, ...] = ()
+    untried: int = 0
+    first_us: dict[str, float] = {}
+    rounds: dict[str, ArmRounds] = {}
+    failures: dict[str, ArmFailure] = {}
+    failure: ArmFailure | None = None
+    took_s: float = 0.0
+
+
+class TuneResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="tune"):
+    """Raw figures of every cell; `label` is the tuned method's with its implementation."""
+
+    label: str
+    cells: tuple[TunedCell, ...]
+    device: dict[str, str | int | float]
+
+
+TaskResult = PilotResult | SessionResult | MemoryResult | QualityResult | TuneResult

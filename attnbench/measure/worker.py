@@ -22,6 +22,7 @@ from attnbench.measure.tasks import (
     SessionTask,
     Task,
     TaskResult,
+    TuneTask,
 )
 
 
@@ -30,7 +31,7 @@ def main() -> int:
     end_with_parent()
     events = take_stdout()
     try:
-        task: Task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task)
+        task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task | TuneTask)
         prepare(task)
         events.send(Result(result=perform(task, events)))
     except KeyboardInterrupt:
@@ -42,7 +43,7 @@ def main() -> int:
     return Exit.DONE
 
 
-def prepare(task: Task) -> None:
+def prepare(task: Task | TuneTask) -> None:
     """Fix what must not differ between sessions: threads and seeds.
 
     Compilers work in this thread: processes of theirs would be taken for an arm's.
@@ -50,12 +51,13 @@ def prepare(task: Task) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     import torch
 
-    torch.set_num_threads(task.bench.threads)
+    settings = task if isinstance(task, TuneTask) else task.bench
+    torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
-    torch.manual_seed(task.bench.seed)
+    torch.manual_seed(settings.seed)
 
 
-def perform(task: Task, events: EventWriter) -> TaskResult:
+def perform(task: Task | TuneTask, events: EventWriter) -> TaskResult:
     """The task's result; only what this kind of task needs is imported."""
     if isinstance(task, SessionTask):
         from attnbench.measure.session import run_session
@@ -69,6 +71,10 @@ def perform(task: Task, events: EventWriter) -> TaskResult:
         from attnbench.measure.memory import run_memory
 
         return run_memory(task, events.progress)
+    if isinstance(task, TuneTask):
+        from attnbench.measure.tuning import run_tuning
+
+        return run_tuning(task, events.progress)
     from attnbench.measure.judging import run_judging
 
     return run_judging(task, events.progress)

@@ -9,7 +9,8 @@ import torch
 from attnbench.errors import ModelError, SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
-from attnbench.measure.pilot import TRIAL_STEPS, Trial, tried_mode, tuned_scope
+from attnbench.measure.known import tried_mode, tuned_scope
+from attnbench.measure.pilot import TRIAL_STEPS, Trial
 from attnbench.measure.session import compile_for, run_session, walk_cells, with_probes
 from attnbench.measure.sums import cache_sums
 from attnbench.measure.tasks import Fill, SessionResult, SessionTask
@@ -252,7 +253,7 @@ def test_the_pilot_names_the_fastest_configuration_and_keeps_the_times_of_all():
 
 def test_arms_are_tried_in_the_mode_that_is_nearest_to_an_engines():
     def tried(*modes):
-        return tried_mode([cell(with_arms("sdpa", "zero_cost"), mode=mode) for mode in modes])
+        return tried_mode([(Scope.STEP, mode) for mode in modes])
 
     assert tried(Mode.EAGER) is Mode.EAGER
     assert tried(Mode.EAGER, Mode.GRAPH) is Mode.GRAPH
@@ -281,7 +282,7 @@ def test_configurations_are_compared_where_they_are_used(scopes, tuned, monkeypa
 
     monkeypatch.setattr("attnbench.measure.pilot.BenchArm", Noting)
     bench = with_arms("Tuned", "sdpa")
-    found = tuned_scope([cell(bench, scope) for scope in scopes])
+    found = tuned_scope([(scope, Mode.EAGER) for scope in scopes])
     assert found is tuned
     with standing(bench) as stands:
         Trial(stands, Mode.EAGER, Muted(), World(stands.device).settle(), scope=found).examine(
