@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
 
+import msgspec
 import torch
 
 from attnbench.errors import SessionLost
@@ -19,6 +20,7 @@ from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.exactness import require_exact
 from attnbench.measure.failing import arm_failure, failure_of, recover
 from attnbench.measure.known import tried_mode, tuned_scope
+from attnbench.measure.launched import Launched, launched
 from attnbench.measure.session import compile_for, walk_cells, with_probes
 from attnbench.measure.tasks import (
     ArmFailure,
@@ -88,6 +90,7 @@ class Trial:
     ) -> None:
         self._bench = bench
         self._known = known or {}
+        self._launched: dict[tuple[str, object], Launched] = {}
         self._most = most
         self._mode = mode
         self._scope = scope
@@ -96,7 +99,16 @@ class Trial:
         self._clock = device_clock(bench.device)
 
     def examine(self, arm: Arm) -> ArmPilot:
-        """What there is to know of an arm before the sessions."""
+        """What there is to know of an arm before the sessions; of an exact one, what it launches
+        too."""
+        found = self._examined(arm)
+        if found.failure is not None:
+            return found
+        named = self._launched.get((arm.label, _key(found.fastest)), Launched())
+        return msgspec.structs.replace(found, launched=named.counts, unnamed=named.unknown)
+
+    def _examined(self, arm: Arm) -> ArmPilot:
+        """Whether it runs, and how fast with each configuration."""
         if arm.label in self._bench.broken:
             return ArmPilot(method=arm.label, failure=self._bench.broken[arm.label])
         try:
@@ -171,6 +183,12 @@ class Trial:
         # Back to the first row, so that a wrong arm leaves a whole cache.
         ready.inspect(thoroughly=True)
         require_exact(self._bench, outputs)
+        named = launched(self._bench, ready, arm.method, launch)
+        self._launched[arm.label, _key(launch)] = named
+
+
+def _key(launch: Launch | None) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((launch or {}).items()))
 
 
 def fastest_launches(arms: dict[str, ArmPilot]) -> dict[str, Launch]:

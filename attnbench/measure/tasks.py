@@ -248,7 +248,9 @@ class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an arm runs here, as what, and its kernel configurations as timed.
 
     `method` is the label with the implementation fixed; `failure` is None for an arm that runs.
-    `source` says which table the configuration is from; empty where all on offer were tried.
+    `source` says which table the configuration is from; empty where all on offer were tried. Of an
+    exact arm `launched` counts what a step of scope attention launches, by name; `unnamed` says why
+    there is nothing.
     """
 
     method: str
@@ -256,6 +258,8 @@ class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
     refused: tuple[RefusedLaunch, ...] = ()
     failure: ArmFailure | None = None
     source: str = ""
+    launched: dict[str, int] = {}
+    unnamed: str = ""
 
     @property
     def fastest(self) -> Launch | None:

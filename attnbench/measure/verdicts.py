@@ -196,8 +196,16 @@ class _CellResults:
             quality=_quality_body(quality, self.evidence),
             witness=self._witness(arm),
             kernel=self.evidence.pilot.arms[method].fastest or UNSET,
+            kernel_source=self.evidence.pilot.arms[method].source or UNSET,
+            launched=self._launched(arm),
             failure=f"{failure.type}: {failure.message}" if failure else UNSET,
         )
+
+    def _launched(self, arm: Arm) -> dict[str, int] | UnsetType:
+        """Of the strongest exact arm: a reader can see what the others were compared with."""
+        if arm.role is not Role.BASELINE:
+            return UNSET
+        return self.evidence.pilot.arms[arm.label].launched or UNSET
 
     def _never_ran(self, planned: PlannedArm) -> ArmResult:
         failure = self._failure(planned.label)

@@ -97,7 +97,11 @@ class Promise(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of the table. `ratio` is the speed-up, baseline time over this arm's time."""
+    """One row of the table. `ratio` is the speed-up, baseline time over this arm's time.
+
+    `kernel_source` is the table that the kernel configuration is from, where it was not searched
+    for; of the baseline, `launched` counts what a step of its attention launches, by name.
+    """
 
     run: str
     cell: Cell
@@ -122,4 +126,6 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     witness: dict[str, float] | UnsetType = UNSET
     kernel: dict[str, int] | UnsetType = UNSET
     promise: Promise | UnsetType = UNSET
+    kernel_source: str | UnsetType = UNSET
+    launched: dict[str, int] | UnsetType = UNSET
     failure: str | UnsetType = UNSET

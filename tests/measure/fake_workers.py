@@ -65,6 +65,7 @@ class FakeWorkers:
     pilot_us: dict[str, float] = field(default_factory=dict)
     read_bytes: dict[str, int] = field(default_factory=dict)
     launches: dict[str, tuple[Launch, ...]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     not_here: dict[str, ArmFailure] = field(default_factory=dict)
     breaks: dict[tuple[int, str], ArmFailure] = field(default_factory=dict)
     kv_bytes: dict[str, int] = field(default_factory=dict)
@@ -107,6 +108,8 @@ class FakeWorkers:
                     for launch in self.launches.get(arm.label, ())
                 ),
                 failure=self.not_here.get(arm.label),
+                source=self.sources.get(arm.label, ""),
+                launched={f"kernel of {arm.label}": 6},
             )
             for arm in task.bench.arms
         }

@@ -15,6 +15,7 @@ from attnbench.measure.session import compile_for, run_session, walk_cells, with
 from attnbench.measure.sums import cache_sums
 from attnbench.measure.tasks import Fill, SessionResult, SessionTask
 from attnbench.measure.world import World
+from attnbench.models.tables import full_attention_shapes
 from attnbench.protocol.cell import Mode, Scope
 from tests.measure.broken import Registers
 from tests.measure.simulated import Muted
@@ -227,6 +228,33 @@ def test_an_arm_that_registers_unseen_while_it_is_tried_is_named_by_the_pilot():
                 module.reset()
             Registers.modules.clear()
     assert talk.marks[-1].arm == "Registers"
+
+
+def test_the_pilot_names_what_an_exact_arm_launches_in_a_step_that_is_not_timed():
+    with standing(with_arms("sdpa")) as bench:
+        trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle())
+        exact = {spec: trial.examine(arm(spec)) for spec in ("sdpa", "eager_repeat_kv")}
+        other = trial.examine(arm("zero_cost"))
+        assert not bench.cache.views[0].k[:, :, bench.bench.context :].any()
+    layers = len(full_attention_shapes(bench.surveyed))
+    fused = "aten._scaled_dot_product_flash_attention_for_cpu.default"
+    assert exact["sdpa"].launched[fused] == layers
+    assert fused not in exact["eager_repeat_kv"].launched
+    assert exact["eager_repeat_kv"].launched["aten.bmm.default"] == 2 * layers
+    assert {found.unnamed for found in exact.values()} == {""}
+    assert (other.launched, other.unnamed) == ({}, "")
+
+
+def test_an_arm_whose_step_cannot_be_named_is_sound_all_the_same(monkeypatch):
+    def silent(*_: object) -> dict[str, int]:
+        raise KeyError("no mode may stand above this arm")
+
+    monkeypatch.setattr("attnbench.measure.launched._operators", silent)
+    with standing(with_arms("sdpa")) as bench:
+        found = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle()).examine(arm("sdpa"))
+    assert found.failure is None
+    assert found.launched == {}
+    assert "no mode may stand above this arm" in found.unnamed
 
 
 def test_an_approximate_arm_may_differ_from_attention():

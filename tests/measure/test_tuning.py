@@ -322,7 +322,7 @@ def test_the_pilot_tries_a_known_configuration_alone_and_the_others_only_where_i
     launch = {"block_n": 16, "splits": 40, "num_warps": 4, "num_stages": 2, "ring": 0}
     broken = {**launch, "splits": 7}
     with standing(with_arms("Tuned")) as bench:
-        world = World(bench.device)
+        world = World(bench.device).settle()
 
         def examined(launch):
             known = {"Tuned": KnownLaunch(launch=launch, source="a table")}

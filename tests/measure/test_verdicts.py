@@ -74,6 +74,22 @@ def test_the_baseline_has_no_verdict_on_itself_and_its_twin_shows_the_control(re
         assert result.verdict.quality == "MARGINAL"
 
 
+def test_the_record_of_the_baseline_names_what_it_launches(results):
+    found = results()
+    assert found["sdpa"].launched == {"kernel of sdpa": 6}
+    assert {result.launched for label, result in found.items() if label != "sdpa"} == {UNSET}
+
+
+def test_a_kernel_configuration_from_a_table_is_recorded_as_such(results):
+    launch = {"block_n": 64, "splits": 4, "num_warps": 4, "num_stages": 3, "ring": 0}
+    workers = FakeWorkers(
+        launches={"sdpa": (launch,), SINK.label: (launch,)}, sources={"sdpa": "a table"}
+    )
+    found = results(workers)
+    assert (found["sdpa"].kernel, found["sdpa"].kernel_source) == (launch, "a table")
+    assert (found[SINK.label].kernel, found[SINK.label].kernel_source) == (launch, UNSET)
+
+
 def test_faster_must_hold_against_an_exact_arm_that_the_pilot_took_for_slow(results):
     workers = FakeWorkers(
         {INT8.label: 800.0, "eager_repeat_kv": 800.0}, pilot_us={"eager_repeat_kv": 2000.0}

@@ -51,7 +51,7 @@ def test_it_serves_the_call_and_leaves_the_process_as_it_was():
     shape = Case(8, 64, 4).shape(torch.float32, CPU, 1)
     q, k = torch.randn(1, 8, 1, 64), torch.randn(1, 2, 9, 64)
     before = Sdpa(backend="flash").call(q, k, k, shape)
-    world = World(CPU)
+    world = World(CPU).settle()
     assert (Sdpa(backend="fa3").call(q, k, k, shape) == 7).all()
     assert attention.current_flash_attention_impl() is None
     world.require_unchanged()
