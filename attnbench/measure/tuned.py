@@ -16,8 +16,8 @@ from attnbench.ledger.source import source_commit
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu, package_versions
 from attnbench.measure.overseer import Overseer
 from attnbench.measure.plan import DTYPES
-from attnbench.measure.supervisor import OnEvent, run_task
-from attnbench.measure.tasks import TaskResult, TunedCell, TuneResult, TuneTask, TuningCell
+from attnbench.measure.supervisor import run_task
+from attnbench.measure.tasks import TunedCell, TuneResult, TuneTask, TuningCell
 from attnbench.measure.workers import SILENCE_S, Show
 from attnbench.methods.base import Method
 from attnbench.methods.kernel_table import Entry, Place, Provenance
@@ -29,8 +29,6 @@ EXACT = "exact"  # in place of a method to compare with: every exact arm
 # several times the bytes of the others, and are not the fastest anywhere.
 MOVE_MORE = ("sdpa,backend=math", "sdpa_repeat_kv", "eager_repeat_kv")
 WHY_LEFT_OUT = "moves several times the bytes by construction; name it with --against"
-
-RunTune = Callable[[TuneTask, OnEvent, float], TaskResult]
 
 
 @dataclass(frozen=True)
@@ -144,9 +142,9 @@ def _named(request: TuneRequest, device: torch.device) -> Iterator[tuple[Method,
             yield parse(spec), True
 
 
-def run(tuning: Tuning, show: Show, run_worker: RunTune = run_task) -> TuneResult:
+def run(tuning: Tuning, show: Show) -> TuneResult:
     """The worker's raw figures."""
-    result = run_worker(tuning.task, Overseer(show), SILENCE_S)
+    result = run_task(tuning.task, Overseer(show), SILENCE_S)
     if not isinstance(result, TuneResult):
         raise TypeError(f"the worker sent a {type(result).__name__}")
     return result

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from math import ceil
 from statistics import median
 
@@ -81,14 +82,14 @@ def run_tuning(
     lost: ArmFailure | None = None
     with cheap_collections():
         for number, cell in enumerate(task.cells):
-            tell(number, len(task.cells), in_words(cell))
             began = now()
             deadline = began + (until - began) / (len(task.cells) - number)
             if lost is None and began >= until:
                 lost = OUT_OF_TIME
             if lost is None:
-                search = Search(task, method, cell, clock or device_clock(device), now, deadline)
-                found = search.found()
+                at = partial(tell, number, len(task.cells))
+                timer = clock or device_clock(device)
+                found = Search(task, method, cell, timer, now, deadline, at).found()
                 lost = lost_device(device, found)
             else:
                 found = TunedCell(cell=cell, failure=lost)
@@ -114,7 +115,7 @@ def lost_device(device: torch.device, found: TunedCell) -> ArmFailure | None:
 
 
 class Search:
-    """The search in one cell, until `deadline` by the clock `now`."""
+    """The search in one cell, until `deadline` by the clock `now`; `at` hears what runs now."""
 
     def __init__(
         self,
@@ -124,7 +125,9 @@ class Search:
         clock: Clock,
         now: Callable[[], float],
         deadline: float,
+        at: Callable[[str], None],
     ) -> None:
+        self._at = at
         self._task = task
         self._method = method
         self._cell = cell
@@ -135,6 +138,7 @@ class Search:
 
     def found(self) -> TunedCell:
         """What there is to know of the cell; a cell without memory for it is a failure."""
+        self._at(f"{in_words(self._cell)}: filling the caches")
         try:
             with standing(self._task, self._cell) as stand:
                 return self._searched(stand)
@@ -191,6 +195,7 @@ class Search:
         self, stand: Stand, method: Method, config: KernelConfig | None
     ) -> float | ArmFailure:
         """Median microseconds of a step, or why there are none."""
+        self._at(f"{in_words(self._cell)}: {method.label}")
         result: float | ArmFailure
         try:
             result = median(self._timed(stand.ready(method, config)))
@@ -212,6 +217,7 @@ class Search:
         order = random.Random(self._task.seed)
         steps: dict[str, Step] = {}
         for label, (method, config) in chosen.items():
+            self._at(f"{in_words(self._cell)}: {label} for rounds")
             try:
                 steps[label] = stand.ready(method, config)
             except Exception as error:  # noqa: BLE001 - as above

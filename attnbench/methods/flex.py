@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from attnbench.errors import Unsupported
 from attnbench.methods.base import Family, LayerShape, Method, MethodLayer
@@ -89,8 +90,6 @@ class FlexLayer(ExactCacheLayer):
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """q [B,H,1,D], k and v [B,Hkv,N,D] -> [B,H,1,D]."""
-    from torch.nn.attention.flex_attention import flex_attention
-
     options: Any = OPTIONS
     out: Any = flex_attention(q, k, v, scale=scale, enable_gqa=True, kernel_options=options)
     attended: Tensor = out

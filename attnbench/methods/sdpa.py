@@ -50,7 +50,7 @@ class Sdpa(Method):
     `auto` leaves the choice of a backend to PyTorch; any other name is that backend or an error.
     `fa3` and `fa4` put FlashAttention of another package in the place of PyTorch's own for the
     length of each call, since it would serve every other arm too. In a captured step that costs
-    nothing; in mode eager about 0.2 ms a layer, which are not attention's.
+    nothing; in mode eager some tenths of a millisecond a layer, which are not attention's.
     """
 
     backend: Backend = "auto"

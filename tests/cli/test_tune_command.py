@@ -57,7 +57,7 @@ def worker(task: TuneTask, on_event, silence_s) -> TuneResult:
 def a_gpu(monkeypatch):
     monkeypatch.setattr(tuned, "has_gpu", lambda: True)
     monkeypatch.setattr(tuned, "device_facts", lambda kind: GPU)
-    monkeypatch.setattr(tuned.run, "__defaults__", (worker,))
+    monkeypatch.setattr(tuned, "run_task", worker)
 
 
 def test_json_holds_each_cell_its_fastest_arm_and_the_distance_to_it(attnbench):
@@ -109,7 +109,7 @@ def test_a_run_without_any_figures_ends_with_an_error_code(attnbench, monkeypatc
         cells = tuple(TunedCell(cell=cell, failure=BROKE) for cell in task.cells)
         return TuneResult(label="flash_decode", cells=cells, device={})
 
-    monkeypatch.setattr(tuned.run, "__defaults__", (nothing,))
+    monkeypatch.setattr(tuned, "run_task", nothing)
     assert attnbench(*ARGUMENTS, "--json").code == 1
 
 
