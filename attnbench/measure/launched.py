@@ -1,16 +1,15 @@
 """What a step of attention launches, by name: looked at in a step of its own that is never timed.
 
 On a GPU the kernels of a captured step, as the driver names them, also for an arm that is timed
-uncaptured; on a CPU the operators that reach PyTorch's dispatcher.
+uncaptured; on a CPU the operators of PyTorch, as its profiler names them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.profiler import ProfilerActivity, profile
 
 from attnbench.measure.arms import BenchArm
 from attnbench.measure.tasks import Launch
@@ -24,21 +23,6 @@ class Launched:
 
     counts: dict[str, int] = field(default_factory=dict)
     unknown: str = ""
-
-
-class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operators by name, and lets them run."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:  # the signature is PyTorch's
-        del types
-        self.counts[str(func)] += 1
-        return func(*args, **(kwargs or {}))
 
 
 def launched(bench: Workbench, ready: BenchArm, method: str, launch: Launch | None) -> Launched:
@@ -58,7 +42,9 @@ def launched(bench: Workbench, ready: BenchArm, method: str, launch: Launch | No
 
 
 def _operators(ready: BenchArm) -> dict[str, int]:
-    with Operators() as operators:
+    # Not by a dispatch mode: torch.compile gives up for good on what it meets under one.
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:
         ready.attend()
     ready.inspect(thoroughly=True)
-    return dict(sorted(operators.counts.items()))
+    names = (event.name for event in profiled.events() or ())
+    return dict(sorted(Counter(name for name in names if "::" in name).items()))

@@ -237,24 +237,34 @@ def test_the_pilot_names_what_an_exact_arm_launches_in_a_step_that_is_not_timed(
         other = trial.examine(arm("zero_cost"))
         assert not bench.cache.views[0].k[:, :, bench.bench.context :].any()
     layers = len(full_attention_shapes(bench.surveyed))
-    fused = "aten._scaled_dot_product_flash_attention_for_cpu.default"
+    fused = "aten::_scaled_dot_product_flash_attention_for_cpu"
     assert exact["sdpa"].launched[fused] == layers
     assert fused not in exact["eager_repeat_kv"].launched
-    assert exact["eager_repeat_kv"].launched["aten.bmm.default"] == 2 * layers
+    assert exact["eager_repeat_kv"].launched["aten::bmm"] == 2 * layers
     assert {found.unnamed for found in exact.values()} == {""}
     assert (other.launched, other.unnamed) == ({}, "")
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_looking_at_a_step_spoils_no_compiler_for_the_steps_after_it():
+    with standing(with_arms("sdpa")) as bench:
+        trial = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle())
+        found = [trial.examine(arm("flex,impl=torch")) for _ in range(2)]
+    assert [each.failure for each in found] == [None, None]
+    assert found[0].launched == found[1].launched
+    assert found[0].launched["aten::_safe_softmax"] > 0
+
+
 def test_an_arm_whose_step_cannot_be_named_is_sound_all_the_same(monkeypatch):
     def silent(*_: object) -> dict[str, int]:
-        raise KeyError("no mode may stand above this arm")
+        raise KeyError("nobody may look at this arm")
 
     monkeypatch.setattr("attnbench.measure.launched._operators", silent)
     with standing(with_arms("sdpa")) as bench:
         found = Trial(bench, Mode.EAGER, Muted(), World(bench.device).settle()).examine(arm("sdpa"))
     assert found.failure is None
     assert found.launched == {}
-    assert "no mode may stand above this arm" in found.unnamed
+    assert "nobody may look at this arm" in found.unnamed
 
 
 def test_an_approximate_arm_may_differ_from_attention():
