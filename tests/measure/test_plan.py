@@ -12,6 +12,7 @@ from attnbench.errors import DoesNotFit, ModelError, Unsupported, UsageError
 from attnbench.measure import plan as planning
 from attnbench.measure.plan import plan_decode
 from attnbench.measure.tasks import Fill
+from attnbench.methods import packages
 from attnbench.methods.base import Family
 from attnbench.methods.registry import parse, source_sha256
 from attnbench.protocol.cell import Mode, Scope
@@ -66,6 +67,27 @@ def test_with_a_gpu_a_run_is_bfloat16_compiled_and_has_the_projects_own_kernel(m
     assert (found.device, found.dtype) == ("cuda", "bfloat16")
     assert found.cells == ((Scope.STEP, Mode.COMPILED),)
     assert {"flash_decode", "int8_kv,impl=triton", "sdpa,backend=cudnn"} <= set(labels(found))
+
+
+def test_an_exact_arm_whose_package_is_missing_is_left_out_and_named(monkeypatch):
+    set_machine(monkeypatch, gpu=True)
+    monkeypatch.setattr(packages, "is_installed", lambda module: module.startswith("torch."))
+    planned = plan_decode(request())
+    assert {"sdpa_varlen", "flex,impl=compiled"} <= set(labels(planned))
+    missing = {"fa3", "fa3,append=before", "flash_attn", "flash_attn,append=before", "flashinfer"}
+    assert not missing & set(labels(planned))
+    assert {label for label, why in planned.skipped if "needs the package" in why} == missing
+    with pytest.raises(Unsupported, match="fa3 needs the package"):
+        plan_decode(request(methods=("fa3",)))
+
+
+def test_an_exact_arm_is_planned_where_its_package_is_found_without_importing_it(monkeypatch):
+    set_machine(monkeypatch, gpu=True)
+    monkeypatch.setattr(packages, "is_installed", lambda module: True)
+    planned = plan_decode(request())
+    here = {"fa3", "fa3,append=before", "flash_attn", "flashinfer", "sdpa,backend=fa3"}
+    assert here <= set(labels(planned))
+    assert not planned.skipped
 
 
 def test_every_scope_is_a_cell_in_every_mode(monkeypatch):
