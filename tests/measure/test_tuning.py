@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from attnbench.errors import UsageError
-from attnbench.measure import tuning
+from attnbench.measure import stand, tuning
 from attnbench.measure.clock import Timing
 from attnbench.measure.known import known_launches, place_of
 from attnbench.measure.pilot import Trial
@@ -73,8 +73,8 @@ def by_stages(layer: object) -> float:
 
 def few_and_small(patch: pytest.MonkeyPatch) -> None:
     """Little to interpret."""
-    patch.setattr(tuning, "memory_of", lambda device: (0, 8 << 30))
-    patch.setattr(tuning, "FEWEST_LAYERS", 1)
+    patch.setattr(stand, "memory_of", lambda device: (0, 8 << 30))
+    patch.setattr(stand, "FEWEST_LAYERS", 1)
     patch.setattr(tuning, "ROUNDS", 3)
     patch.setattr(flash_decode, "MOST_CONFIGURATIONS", 3)
     patch.setattr(split_kv, "INT8_CANDIDATES", split_kv.INT8_CANDIDATES[:2])
@@ -99,7 +99,7 @@ def described() -> Tuning:
 
 def test_every_configuration_is_timed_and_the_fastest_leads(tuned):
     (cell,) = tuned.cells
-    shape = tuning.shape_of(CELL, torch.float32, torch.device("cpu"))
+    shape = stand.shape_of(CELL, torch.float32, torch.device("cpu"))
     offered = registry.parse("flash_decode").configurations(shape)
     assert len(cell.launches) == len(offered) == 3
     assert (cell.refused, cell.untried, cell.failure) == ((), 0, None)
@@ -152,7 +152,7 @@ def test_a_configuration_that_does_not_run_is_refused_with_its_reason():
 
 
 def test_a_cell_that_does_not_fit_is_a_failure_of_its_own(monkeypatch):
-    monkeypatch.setattr(tuning, "memory_of", lambda device: (0, 200_000))
+    monkeypatch.setattr(stand, "memory_of", lambda device: (0, 200_000))
     large = msgspec.structs.replace(CELL, context=4000)
     asked = task(large, CELL, method=PLAIN)
     found = run_tuning(asked, quiet, clock=Saying(by_stages))
@@ -176,12 +176,12 @@ def test_an_approximate_method_is_compared_with_its_own_definition():
 def test_layers_are_as_many_as_leave_the_last_level_cache_and_fit(
     monkeypatch, cache_bytes, free_bytes, layers
 ):
-    monkeypatch.setattr(tuning, "memory_of", lambda device: (cache_bytes, free_bytes))
-    monkeypatch.setattr(tuning, "FEWEST_LAYERS", 4)
+    monkeypatch.setattr(stand, "memory_of", lambda device: (cache_bytes, free_bytes))
+    monkeypatch.setattr(stand, "FEWEST_LAYERS", 4)
     cell = msgspec.structs.replace(CELL, context=476)  # 135 KiB of a layer, spare rows included
-    shape = tuning.shape_of(cell, torch.float32, torch.device("cpu"))
+    shape = stand.shape_of(cell, torch.float32, torch.device("cpu"))
     assert shape.capacity * shape.row_bytes == 135 << 10
-    assert tuning.layers_for(cell, shape) == layers
+    assert stand.layers_for(cell, shape) == layers
 
 
 def test_arms_near_the_fastest_take_part_in_rounds_and_the_tuned_one_always():
