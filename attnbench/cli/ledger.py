@@ -1,8 +1,9 @@
-"""`attnbench ledger`: read, compare, check and retract what was recorded."""
+"""`attnbench ledger`: read, compare, check and take back what was recorded."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,9 +16,11 @@ from attnbench.cli.diff_view import diff_json, show_diff
 from attnbench.cli.ledger_filters import Filters, parse_since, refuse_unknown
 from attnbench.cli.tabular import show
 from attnbench.errors import UsageError
+from attnbench.ledger.bearing import around, descendants, shaken, standing
 from attnbench.ledger.comparison import Side
-from attnbench.ledger.lookup import find_record
+from attnbench.ledger.lookup import find_record, matching
 from attnbench.ledger.sides import latest_two, run_and_earlier, side_of
+from attnbench.ledger.survey import Survey, survey
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,6 +37,8 @@ LedgerPath = Annotated[
     Path, typer.Option("--ledger", envvar="ATTNBENCH_LEDGER", help="The ledger file.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Evidence = Annotated[str, typer.Option(help="A record's id, or text that says where to look.")]
+BATCH = 20_000  # records that are held at a time
 DEFAULT = Path("ledger/ledger.jsonl")
 
 
@@ -56,17 +61,19 @@ def log(
     Examples: `attnbench ledger log`, `attnbench ledger log --kind result --verdict faster
     --cell context=8192`, `attnbench ledger log --since 2026-01-31 --json`.
     """
-    records = list(book.Ledger(path).records())
-    state = book.fold(records)
     filters = Filters(kind, cell, method, verdict, run, parse_since(since), tainted)
-    refuse_unknown(filters, records)
-    chosen = [record for record in records if filters.accept(record, state)]
+    walk = survey(path, filters)
+    if not walk.finds:
+        refuse_unknown(filters, path)
+    chosen = listed(walk, filters)
     if as_json:
-        _print_json([views.record_json(record, state) for record in chosen])
-    elif chosen:
-        show(views.log_grid(chosen, state))
+        _print_list(views.record_json(record, state) for record, state in chosen)
+        return
+    rows = [views.log_row(record, state) for record, state in chosen]
+    if rows:
+        show(views.log_grid(rows))
     else:
-        typer.echo(f"No record of {len(records)} in {path} fits.")
+        typer.echo(f"No record of {len(walk)} in {path} fits.")
 
 
 @app.command(name="show")
@@ -79,13 +86,13 @@ def show_record(
 
     Example: `attnbench ledger show 5402fb34`.
     """
-    records = list(book.Ledger(path).records())
-    state = book.fold(records)
+    walk, records = matching(path, record_id)
     record = find_record(records, record_id)
+    state = standing(walk, [record], citing=True)
     if as_json:
         _print_json(views.record_json(record, state))
     else:
-        typer.echo(views.record_text(record, state, {other.id: other for other in records}))
+        typer.echo(views.record_text(record, state, around(walk, record, state)))
 
 
 @app.command()
@@ -168,9 +175,7 @@ def retract(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its start.")],
     reason: Annotated[book.Reason, typer.Option(help="Why it no longer counts.")],
     note: Annotated[str, typer.Option(help="What was wrong, in a sentence.")],
-    evidence: Annotated[
-        str, typer.Option(help="A record's id, or text that says where to look.")
-    ] = "",
+    evidence: Evidence = "",
     path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
@@ -180,8 +185,45 @@ def retract(
     """
     ledger = book.Ledger(path)
     retraction = book.retract(ledger, record_id, reason, note, evidence)
-    state = book.fold(ledger.records())
-    _say(views.record_json(retraction, state), views.retraction_text(retraction, state), as_json)
+    _say_standing(ledger, retraction, as_json)
+
+
+@app.command()
+def reinstate(
+    record_id: Annotated[
+        str, typer.Argument(metavar="ID", help="The id of a retracted record, or its retraction's.")
+    ],
+    note: Annotated[str, typer.Option(help="Why it counts after all, in a sentence.")],
+    evidence: Evidence = "",
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a retracted record back: the retraction stays, and what it tainted is tainted no more.
+
+    Example: `attnbench ledger reinstate 5402fb34 --note "the log was of another machine"`.
+    """
+    ledger = book.Ledger(path)
+    _say_standing(ledger, book.reinstate(ledger, record_id, note, evidence), as_json)
+
+
+def _say_standing(ledger: book.Ledger, said: book.Record, as_json: bool) -> None:
+    """Print a retraction or a reinstatement, and how many records derive from its target."""
+    walk, records = matching(ledger.path, said.id)
+    state = standing(walk, records, citing=True)
+    heirs = descendants(walk, {str(said.body["target"])})
+    _say(views.record_json(said, state), views.standing_text(said, len(heirs)), as_json)
+
+
+def listed(walk: Survey[bool], filters: Filters) -> Iterator[tuple[book.Record, book.State]]:
+    """The records that a filter lets pass, each with a state that knows its standing."""
+    seqs = [find.seq for find in walk.finds]
+    if filters.tainted:
+        may = shaken(walk)
+        seqs = [seq for seq in seqs if seq in may]
+    for start in range(0, len(seqs), BATCH):
+        records = walk.records(seqs[start : start + BATCH])
+        state = standing(walk, records, citing=True)
+        yield from ((r, state) for r in records if filters.accept_standing(r, state))
 
 
 def _sides(before: str, after: str, ledger: book.Ledger) -> tuple[Side, Side] | str:
@@ -200,6 +242,17 @@ def _say(value: Any, text: str, as_json: bool) -> None:
         _print_json(value)
     else:
         typer.echo(text)
+
+
+def _print_list(values: Iterable[Any]) -> None:
+    """Print a list as JSON, without holding all of it."""
+    texts = (json.dumps(value, ensure_ascii=False, indent=2) for value in values)
+    first = next(texts, None)
+    typer.echo("[]" if first is None else f"[\n{first}", nl=first is None)
+    for text in texts:
+        typer.echo(f",\n{text}", nl=False)
+    if first is not None:
+        typer.echo("\n]")
 
 
 def _print_json(value: Any) -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Record, State, Status
+from attnbench.ledger.survey import Line, survey
 
-# What a record may say, from `protocol` and `quality`, whose modules import msgspec.
+# What a record may say, from `protocol` and `quality`.
 VERDICTS = (
     "FASTER", "SLOWER", "EQUIVALENT", "INCONCLUSIVE", "VOID", "SMALLER", "LARGER",
     "PASS", "MARGINAL", "KILL", "NOT_EVALUATED", "SUPPORTED", "FALSIFIED", "UNTESTABLE",
@@ -18,9 +24,27 @@ VERDICTS = (
 CELL_NAMES = ("model", "context", "batch", "dtype", "scope", "mode", "device")
 
 
+class _Body(msgspec.Struct):
+    run: Any = ""
+    method: Any = ""
+    arm: Any = ""
+    arms: Any = ()
+    cell: Any = {}
+    verdict: Any = {}
+
+
+class _Members(msgspec.Struct):
+    body: _Body
+
+
+_DECODER = msgspec.json.Decoder(_Members)
+_UTC = re.compile(rb'"utc":"([^"]*)"\}\Z')
+
+
 @dataclass(frozen=True)
 class Filters:
-    """A record is listed when it passes all of them; an empty one lets everything pass."""
+    """A look for the records that are listed: those that pass all of them; an empty one lets
+    everything pass. Whether a record is tainted follows from others, and is asked afterwards."""
 
     kind: Kind | None
     cell: str
@@ -30,24 +54,51 @@ class Filters:
     since: datetime | None
     tainted: bool
 
-    def accept(self, record: Record, state: State) -> bool:
+    def __call__(self, line: Line) -> bool | None:
+        if self.kind is not None and line.about.kind != self.kind.value.encode():
+            return None
+        if self.since is not None and _moment(line) < self.since:
+            return None
+        if not (self.cell or self.method or self.verdict or self.run):
+            return True
+        return self._accept_body(_DECODER.decode(line.text).body) or None
+
+    def _accept_body(self, body: _Body) -> bool:
         return (
-            self.kind in (None, record.kind)
-            and _has_words(self.cell, record)
-            and _has_method(self.method, record)
-            and _has_verdict(self.verdict, record)
-            and str(record.body.get("run", "")).startswith(self.run)
-            and (self.since is None or datetime.fromisoformat(record.utc) >= self.since)
-            and (not self.tainted or state.statuses[record.id] is not Status.LIVE)
+            str(body.run).startswith(self.run)
+            and _has_words(self.cell, body)
+            and _has_method(self.method, body)
+            and _has_verdict(self.verdict, body)
         )
 
+    def accept_standing(self, record: Record, state: State) -> bool:
+        """Whether it passes the filter that follows from other records."""
+        return not self.tainted or state.statuses[record.id] is not Status.LIVE
 
-def refuse_unknown(filters: Filters, records: Sequence[Record]) -> None:
+
+class Words(NamedTuple):
+    """The verdicts and the parts of a cell that a record names."""
+
+    verdicts: frozenset[str]
+    cell: frozenset[str]
+
+
+def words(line: Line) -> Words | None:
+    """A look for what `refuse_unknown` has to know."""
+    body = _DECODER.decode(line.text).body
+    verdicts = frozenset(str(value).lower() for value in _named(body.verdict).values())
+    return Words(verdicts, frozenset(map(str, _named(body.cell))))
+
+
+def refuse_unknown(filters: Filters, path: Path) -> None:
     """Raise UsageError for a verdict or a name in a cell that no record could have."""
-    said = {str(value).lower() for r in records for value in _named(r, "verdict").values()}
-    if filters.verdict and filters.verdict.lower() not in said:
+    if not (filters.verdict or filters.cell):
+        return
+    said = {find.what for find in survey(path, words).finds}
+    verdicts = {word for each in said for word in each.verdicts}
+    if filters.verdict and filters.verdict.lower() not in verdicts:
         _require(filters.verdict, VERDICTS, "verdict")
-    names = {str(name) for r in records for name in _named(r, "cell")} | set(CELL_NAMES)
+    names = {name for each in said for name in each.cell} | set(CELL_NAMES)
     for word in filters.cell.split():
         name, equals, _ = word.partition("=")
         if equals and not any(each.endswith(name.lower()) for each in names):
@@ -78,23 +129,26 @@ def parse_since(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _has_words(words: str, record: Record) -> bool:
-    cell = " ".join(f"{key}={value}" for key, value in _named(record, "cell").items())
+def _moment(line: Line) -> datetime:
+    found = _UTC.search(line.text, line.about.start)
+    return datetime.fromisoformat(found[1].decode() if found else "")
+
+
+def _has_words(words: str, body: _Body) -> bool:
+    cell = " ".join(f"{key}={value}" for key, value in _named(body.cell).items())
     return all(word.lower() in cell.lower() for word in words.split())
 
 
-def _has_method(method: str, record: Record) -> bool:
-    arms = record.body.get("arms", [])
-    names = [record.body.get("method", ""), record.body.get("arm", ""), *map(str, arms)]
-    return any(method.lower() in name.lower() for name in names)
+def _has_method(method: str, body: _Body) -> bool:
+    arms = body.arms if isinstance(body.arms, list | tuple) else ()
+    return any(method.lower() in str(name).lower() for name in (body.method, body.arm, *arms))
 
 
-def _has_verdict(verdict: str, record: Record) -> bool:
-    verdicts = _named(record, "verdict").values()
+def _has_verdict(verdict: str, body: _Body) -> bool:
+    verdicts = _named(body.verdict).values()
     return not verdict or any(verdict.lower() == str(value).lower() for value in verdicts)
 
 
-def _named(record: Record, member: str) -> Mapping[str, object]:
+def _named(held: Any) -> Mapping[str, object]:
     """What a body holds by names there; a body may be of any form."""
-    held = record.body.get(member, {})
     return held if isinstance(held, Mapping) else {"": held}

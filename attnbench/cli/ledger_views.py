@@ -40,9 +40,8 @@ LOG_COLUMNS = (
 )  # fmt: skip
 
 
-def log_grid(records: Sequence[Record], state: State) -> Grid:
-    """One row a record."""
-    rows = [_log_row(record, state) for record in records]
+def log_grid(rows: Sequence[tuple[str, ...]]) -> Grid:
+    """A table of rows as `log_row` makes them."""
     figures = frozenset({"seq", "ms", "speed-up"})
     return Grid(LOG_COLUMNS, rows, right=figures, styles=STYLES, legend="cell")
 
@@ -79,14 +78,12 @@ def record_text(record: Record, state: State, by_id: Mapping[str, Record]) -> st
     return "\n".join(lines)
 
 
-def retraction_text(retraction: Record, state: State) -> str:
-    """What a retraction did."""
-    target = retraction.body["target"]
-    tainted = [id for id, roots in state.tainted_by.items() if target in roots]
-    return (
-        f"{target[:SHORT_ID]} is retracted by {retraction.id[:SHORT_ID]}; "
-        f"records tainted by it: {len(tainted)}"
-    )
+def standing_text(said: Record, heirs: int) -> str:
+    """What a retraction or a reinstatement did; so many records are heirs of its target."""
+    target, id = said.body["target"][:SHORT_ID], said.id[:SHORT_ID]
+    if said.kind is Kind.RETRACTION:
+        return f"{target} is retracted by {id}; records tainted by it: {heirs}"
+    return f"{target} is reinstated by {id}; records that derive from it: {heirs}"
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -142,7 +139,8 @@ def _scope_of_check(report: Report) -> str:
     )
 
 
-def _log_row(record: Record, state: State) -> tuple[str, ...]:
+def log_row(record: Record, state: State) -> tuple[str, ...]:
+    """A record in the columns of `log_grid`."""
     body = record.body
     return (
         str(record.seq),

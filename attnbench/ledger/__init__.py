@@ -7,7 +7,7 @@ from attnbench.ledger.folding import State, Status, fold
 from attnbench.ledger.merging import Merged, merge
 from attnbench.ledger.promises import Account, Timing, account, timing_of
 from attnbench.ledger.record import Kind, Record
-from attnbench.ledger.retraction import Reason, retract
+from attnbench.ledger.retraction import Reason, reinstate, retract
 from attnbench.ledger.verification import (
     Checkpoint,
     Report,
@@ -36,6 +36,7 @@ __all__ = [
     "fold",
     "merge",
     "read_checkpoint",
+    "reinstate",
     "retract",
     "take_checkpoint",
     "timing_of",

@@ -28,8 +28,9 @@ def walk(stream: BinaryIO, size: int, source: str) -> Iterator[Record]:
 def _checked(line: bytes, head: Head | None, source: str, offset: int) -> Record:
     number = head.seq + 1 if head else 1
     record = _intact(line, number, source, offset)
-    if misplaced := _misplaced(record, head):
-        raise BrokenLedger(source, number, misplaced)
+    before = Head(record.seq - 1, record.prev, record.origin)
+    if wrong := misplaced(before, head):
+        raise BrokenLedger(source, number, wrong)
     return record
 
 
@@ -50,12 +51,13 @@ def _is_whole(line: bytes) -> bool:
     return True
 
 
-def _misplaced(record: Record, head: Head | None) -> str:
-    expected_seq = head.seq + 1 if head else 1
-    if record.seq != expected_seq:
-        return f"it is record {record.seq}; records are missing, swapped or added before it"
-    if record.prev != (head.hash if head else GENESIS):
+def misplaced(before: Head, head: Head | None) -> str:
+    """What is wrong with a line that says it continues `before`, where the chain ends with `head`
+    (None: it has no line yet); empty where it is in its place."""
+    if before.seq != (head.seq if head else 0):
+        return f"it is record {before.seq + 1}; records are missing, swapped or added before it"
+    if before.hash != (head.hash if head else GENESIS):
         return "it does not continue the line before it, which was exchanged"
-    if head and record.origin != head.origin:
+    if head and before.origin != head.origin:
         return "it comes from another ledger's chain"
     return ""

@@ -3,10 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 
 from attnbench.ledger.faults import UnknownRecord
-from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.record import Kind, Record, content
+from attnbench.ledger.survey import Line, Survey, survey
+
+MOST_COMPARED = 20_000  # ids; to look for the nearest among more takes longer than typing it again
+
+
+@dataclass(frozen=True)
+class Begins:
+    """A look for records whose id, or whose run, begins so."""
+
+    prefix: str
+
+    def __call__(self, line: Line) -> bool | None:
+        prefix = self.prefix.encode()
+        if line.about.id.startswith(prefix):
+            return True
+        if b'"run":"%b' % prefix not in line.text:
+            return None
+        return str(content(line.text)["body"].get("run", "")).startswith(self.prefix) or None
+
+
+def matching(path: Path, prefix: str) -> tuple[Survey[bool], list[Record]]:
+    """Walk a ledger, and read what `find_record` and `find_results` need to find `prefix`: what
+    begins so or, where nothing does, all of it, so that they can name what is near."""
+    walk = survey(path, Begins(prefix))
+    seqs: Iterable[int] = (find.seq for find in walk.finds)
+    if not walk.finds and len(walk) <= MOST_COMPARED:
+        seqs = range(1, len(walk) + 1)
+    return walk, walk.records(seqs)
 
 
 def find_record(records: Iterable[Record], prefix: str) -> Record:

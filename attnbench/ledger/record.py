@@ -20,10 +20,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from attnbench.ledger.canonical import Json, canonical_bytes, parse
 from attnbench.ledger.faults import BadLine, NotCanonical
+from attnbench.ledger.quick import canonical_object
 
 SCHEMA = 1
 GENESIS = "0" * 64
@@ -127,54 +128,81 @@ def unseal(line: bytes) -> Record:
     Raises BadLine where a byte was changed, the form is not canonical, or the record was written
     by a newer attnbench.
     """
+    envelope(line)
+    members = content(line)
+    members["kind"], members["cites"] = _KINDS[members["kind"]], tuple(members["cites"])
+    return Record(**members)
+
+
+class Envelope(NamedTuple):
+    """What a line says beside its content, as its bytes; `start` is where `hash` begins."""
+
+    start: int
+    hash: bytes
+    id: bytes
+    kind: bytes
+    origin: bytes
+    prev: bytes
+    schema: bytes
+    seq: bytes
+
+
+def envelope(line: bytes) -> Envelope:
+    """Check the hashes of a line (without its newline), and read what surrounds its content.
+
+    Raises BadLine where a byte was changed or this is no record. The content is not read.
+    """
     start = line.rfind(b',"hash":"')
-    envelope = _ENVELOPE.fullmatch(line, start) if start >= 0 else None
-    if envelope is None:
+    found = _ENVELOPE.fullmatch(line, start) if start >= 0 else None
+    if found is None:
         raise BadLine(_why_unreadable(line))
-    _check_hashes(line, start, envelope)
-    return _record(_canonical_members(line))
+    hash, id, what, kind, origin, prev, form, schema, seq, made = found.groups()
+    hashed = hashlib.sha256(line[:start])
+    identified = hashed.copy()
+    hashed.update(line[found.end(1) + 1 :])
+    if hashed.hexdigest().encode() != hash:
+        raise BadLine("its bytes do not match its hash: it was changed after it was written")
+    identified.update(what + form + made)
+    if identified.hexdigest().encode() != id:
+        raise BadLine("its content does not match its id")
+    return Envelope(start, hash, id, kind, origin, prev, schema, seq)
 
 
 _HEX32, _HEX64 = rb"[0-9a-f]{32}", rb"[0-9a-f]{64}"
 _ENVELOPE = re.compile(
-    rb',"hash":"(?P<hash>%b)","id":"(?P<id>%b)"' % (_HEX64, _HEX64)
-    + rb'(?P<what>,"kind":"[^"\\]*","nonce":"%b")' % _HEX32
-    + rb',"origin":"%b","prev":"%b"' % (_HEX32, _HEX64)
-    + rb'(?P<form>,"schema":[0-9]+),"seq":[0-9]+'
-    + rb'(?P<made>,"tool":"(?:[^"\\]|\\.)*","utc":"[0-9TZ:.-]+"\})',
+    rb',"hash":"(%b)","id":"(%b)"' % (_HEX64, _HEX64)
+    + rb'(,"kind":"([^"\\]*)","nonce":"%b")' % _HEX32
+    + rb',"origin":"(%b)","prev":"(%b)"' % (_HEX32, _HEX64)
+    + rb'(,"schema":([0-9]+)),"seq":([0-9]+)'
+    + rb'(,"tool":"(?:[^"\\]|\\.)*","utc":"[0-9TZ:.-]+"\})',
     re.DOTALL,
 )
 
 
-def _check_hashes(line: bytes, start: int, envelope: re.Match[bytes]) -> None:
-    hashed = line[:start] + line[envelope.end("hash") + 1 :]
-    if _sha256(hashed).encode() != envelope["hash"]:
-        raise BadLine("its bytes do not match its hash: it was changed after it was written")
-    identified = line[:start] + envelope["what"] + envelope["form"] + envelope["made"]
-    if _sha256(identified).encode() != envelope["id"]:
-        raise BadLine("its content does not match its id")
+def content(line: bytes) -> dict[str, Any]:
+    """The members of a line, whose hashes are not looked at.
 
-
-def _canonical_members(line: bytes) -> dict[str, Any]:
+    Raises BadLine where the form is not canonical or they are not those of a record.
+    """
     try:
-        members = parse(line)
-        canonical = canonical_bytes(members)
+        members = canonical_object(line)
     except NotCanonical as refusal:
         raise BadLine(str(refusal)) from None
-    if canonical != line or not isinstance(members, dict):
-        raise BadLine("not in canonical form (RFC 8785)")
+    if unknown := unknown_form(members["kind"], members["schema"]):
+        raise BadLine(unknown)
+    if members.keys() != Record.__dataclass_fields__.keys() or not _well_typed(members):
+        raise BadLine("its members are not those of a record")
     return members
 
 
-def _record(members: dict[str, Any]) -> Record:
-    if members["schema"] != SCHEMA:
-        raise BadLine(_newer(f"schema {members['schema']}"))
-    if members["kind"] not in set(Kind):
-        raise BadLine(_newer(f"kind {members['kind']!r}"))
-    if members.keys() != Record.__dataclass_fields__.keys() or not _well_typed(members):
-        raise BadLine("its members are not those of a record")
-    typed = {"kind": Kind(members["kind"]), "cites": tuple(members["cites"])}
-    return Record(**{**members, **typed})
+_KINDS: Mapping[str, Kind] = {kind.value: kind for kind in Kind}
+
+
+def unknown_form(kind: str, schema: int) -> str:
+    """What of a record this attnbench does not know, in words; empty where it knows all."""
+    if schema != SCHEMA:
+        return _newer(f"schema {schema}")
+    return "" if kind in _KINDS else _newer(f"kind {kind!r}")
 
 
 def _well_typed(members: Mapping[str, Any]) -> bool:

@@ -1,15 +1,21 @@
-"""Taking a record back: it stays in the ledger, and what derives from it is tainted."""
+"""Taking a record back, and bringing it back: it stays in the ledger, and so does what was said.
+
+What derives from a retracted record is tainted, and no longer so once that is reinstated.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
+from attnbench.ledger.bearing import standing
 from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import Json
 from attnbench.ledger.faults import Refused
-from attnbench.ledger.folding import fold
-from attnbench.ledger.lookup import find_record
+from attnbench.ledger.folding import State
+from attnbench.ledger.lookup import find_record, matching
 from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.survey import Survey
 
 
 class Reason(StrEnum):
@@ -34,19 +40,62 @@ def retract(ledger: Ledger, target: str, reason: Reason, note: str, evidence: st
     where the record is retracted already or is one that cannot be: a retraction stands until a
     reinstatement brings its target back.
     """
-    records = list(ledger.records())
-    record = find_record(records, target)
+    record, state = _found(ledger, target)
     if record.kind in _STANDING:
         raise Refused(
             f"{record.id[:12]} is a {record.kind}, which cannot be retracted",
-            hint="A retraction stands; only a reinstatement of its target undoes it.",
+            hint=_instead(record),
         )
-    if earlier := fold(records).retracted_by.get(record.id):
+    if earlier := state.retracted_by.get(record.id):
         raise Refused(
             f"{record.id[:12]} was retracted before, by {earlier[:12]}",
             hint=f"`attnbench ledger show {earlier[:12]}` says why.",
         )
-    if not note.strip():
-        raise Refused("a retraction needs a note", hint="Say in --note what was wrong.")
+    _require_note(note, "a retraction needs a note", "Say in --note what was wrong.")
     body: dict[str, Json] = {"target": record.id, "reason": reason.value, "note": note}
-    return ledger.append(Kind.RETRACTION, body | ({"evidence": evidence} if evidence else {}))
+    return ledger.append(Kind.RETRACTION, body | _evidence(evidence))
+
+
+def reinstate(ledger: Ledger, named: str, note: str, evidence: str = "") -> Record:
+    """Append the reinstatement of a retracted record; `named` begins its id or its retraction's.
+
+    Raises UnknownRecord, and Refused where nothing is retracted that could be brought back.
+    """
+    record, state = _found(ledger, named)
+    target = record.id
+    if record.kind is Kind.RETRACTION:
+        target = str(record.body.get("target", ""))
+        _, state = _found(ledger, target)
+    retraction = state.retracted_by.get(target)
+    if retraction is None:
+        raise Refused(
+            f"{target[:12]} is not retracted, so there is nothing to reinstate",
+            hint="`attnbench ledger log --kind retraction` lists what was retracted.",
+        )
+    _require_note(note, "a reinstatement needs a note", "Say in --note why it counts after all.")
+    body: dict[str, Json] = {"target": target, "retraction": retraction, "note": note}
+    return ledger.append(Kind.REINSTATEMENT, body | _evidence(evidence))
+
+
+def _found(ledger: Ledger, named: str) -> tuple[Record, State]:
+    walk: Survey[Any]
+    walk, records = matching(ledger.path, named)
+    record = find_record(records, named)
+    return record, standing(walk, [record])
+
+
+def _instead(record: Record) -> str:
+    if record.kind is Kind.RETRACTION:
+        return "It stands; `attnbench ledger reinstate` brings its target back."
+    if record.kind is Kind.REINSTATEMENT:
+        return "It stands; `attnbench ledger retract` takes its target back once more."
+    return "It says what happened to the ledger, and nothing derives from it."
+
+
+def _require_note(note: str, message: str, hint: str) -> None:
+    if not note.strip():
+        raise Refused(message, hint=hint)
+
+
+def _evidence(evidence: str) -> dict[str, Json]:
+    return {"evidence": evidence} if evidence else {}

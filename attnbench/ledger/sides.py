@@ -2,19 +2,56 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
-from collections.abc import Sequence
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
 
 from attnbench.errors import UsageError
+from attnbench.ledger.bearing import standing
 from attnbench.ledger.book import Ledger
-from attnbench.ledger.chain import walk
 from attnbench.ledger.comparison import Side
-from attnbench.ledger.entry import cell_key
-from attnbench.ledger.folding import fold
-from attnbench.ledger.lookup import find_results, is_of_an_arm, results_of
-from attnbench.ledger.record import Record
+from attnbench.ledger.folding import Status
+from attnbench.ledger.lookup import find_results, matching
+from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.survey import Find, Line, Survey, survey
+
+
+class OfAnArm(NamedTuple):
+    """What places a result: its run, its cell as text (equal for equal cells), and its arm."""
+
+    run: str
+    cell: bytes
+    arm: str
+
+
+class _Body(msgspec.Struct):
+    run: Any = ""
+    arm: Any = ""
+    cell: msgspec.Raw = msgspec.Raw(b"null")
+    calibration: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Members(msgspec.Struct):
+    body: _Body
+
+
+_DECODER = msgspec.json.Decoder(_Members)
+_RESULT = Kind.RESULT.value.encode()
+
+
+def arm_results(line: Line) -> OfAnArm | None:
+    """A look for the results of arms; a calibration is a result about the instrument."""
+    if line.about.kind != _RESULT:
+        return None
+    body = _DECODER.decode(line.text).body
+    if body.calibration is not msgspec.UNSET:
+        return None
+    return OfAnArm(str(body.run), bytes(body.cell), str(body.arm))
 
 
 def side_of(name: str, ledger: Ledger) -> Side:
@@ -23,12 +60,12 @@ def side_of(name: str, ledger: Ledger) -> Side:
     Raises UsageError and UnknownRecord where it means nothing, and what reading a ledger raises.
     """
     if Path(name).is_file():
-        return _whole(name, list(Ledger(Path(name)).records()))
+        return _whole(Path(name), name)
     if ":" in name:
-        return _whole(name, _records_in_git(name))
-    records = list(ledger.records())
+        return _whole_in_git(name)
+    walk, records = matching(ledger.path, name)
     results = find_results(records, name)
-    return Side(_label(name, results), results, fold(records))
+    return Side(_label(name, results), results, standing(walk, results))
 
 
 def latest_two(ledger: Ledger) -> tuple[Side, Side] | str:
@@ -36,9 +73,9 @@ def latest_two(ledger: Ledger) -> tuple[Side, Side] | str:
 
     Returns why not, in words, where there is no such pair.
     """
-    records = list(ledger.records())
-    runs = _runs(records)
-    return _with_earlier(records, runs[-1]) if runs else "there is no run with results yet"
+    walk = survey(ledger.path, arm_results)
+    runs = _runs(walk.finds)
+    return _with_earlier(walk, runs[-1]) if runs else "there is no run with results yet"
 
 
 def run_and_earlier(name: str, ledger: Ledger) -> tuple[Side, Side] | str:
@@ -52,8 +89,7 @@ def run_and_earlier(name: str, ledger: Ledger) -> tuple[Side, Side] | str:
             f"{name} is a whole ledger, and only a run is compared with the one before it",
             hint=f"Name what to compare it with: `attnbench ledger diff BEFORE {name}`.",
         )
-    records = list(ledger.records())
-    results = find_results(records, name)
+    results = find_results(matching(ledger.path, name)[1], name)
     if results and not str(results[0].body.get("run", "")).startswith(name):
         raise UsageError(
             f"{name} is one result, and only a run is compared with the one before it",
@@ -61,17 +97,20 @@ def run_and_earlier(name: str, ledger: Ledger) -> tuple[Side, Side] | str:
         )
     if not results:
         return f"run {name} holds no results"
-    return _with_earlier(records, str(results[0].body["run"]))
+    return _with_earlier(survey(ledger.path, arm_results), str(results[0].body["run"]))
 
 
-def _with_earlier(records: Sequence[Record], run: str) -> tuple[Side, Side] | str:
-    runs, cells = _runs(records), _cells(records, run)
-    same = [other for other in runs[: runs.index(run)] if _cells(records, other) == cells]
+def _with_earlier(walk: Survey[OfAnArm], run: str) -> tuple[Side, Side] | str:
+    runs, cells = _runs(walk.finds), _cells(walk.finds)
+    same = [other for other in runs[: runs.index(run)] if cells[other] == cells[run]]
     if not same:
         return f"run {run} is the first one of its cells: there is no earlier run to compare with"
-    state = fold(records)
-    before, after = (Side(f"run {it}", results_of(records, it), state) for it in (same[-1], run))
-    return before, after
+    return _run_side(walk, same[-1]), _run_side(walk, run)
+
+
+def _run_side(walk: Survey[OfAnArm], run: str) -> Side:
+    results = walk.records(find.seq for find in walk.finds if find.what.run == run)
+    return Side(f"run {run}", tuple(results), standing(walk, results))
 
 
 def _label(name: str, results: Sequence[Record]) -> str:
@@ -80,26 +119,44 @@ def _label(name: str, results: Sequence[Record]) -> str:
     return f"run {results[0].body['run']}" if results else f"run {name}"
 
 
-def _runs(records: Sequence[Record]) -> list[str]:
+def _runs(finds: Iterable[Find[OfAnArm]]) -> list[str]:
     """Return the runs that have results, in the order of their last one."""
-    last = {str(r.body.get("run")): r.seq for r in records if is_of_an_arm(r)}
+    last = {find.what.run: find.seq for find in finds}
     return sorted(last, key=lambda run: last[run])
 
 
-def _cells(records: Sequence[Record], run: str) -> frozenset[str]:
-    return frozenset(cell_key(record) for record in results_of(records, run))
+def _cells(finds: Iterable[Find[OfAnArm]]) -> dict[str, set[bytes]]:
+    cells: defaultdict[str, set[bytes]] = defaultdict(set)
+    for find in finds:
+        cells[find.what.run].add(find.what.cell)
+    return cells
 
 
-def _whole(label: str, records: Sequence[Record]) -> Side:
-    results = tuple(record for record in records if is_of_an_arm(record))
-    return Side(label, results, fold(records))
+def _whole(path: Path, label: str) -> Side:
+    """The results of a whole ledger that a comparison may choose from: the last one of each arm in
+    each cell and, where that is not live, all of them."""
+    walk = survey(path, arm_results, source=label)
+    seqs: defaultdict[tuple[bytes, str], list[int]] = defaultdict(list)
+    for seq, (_, cell, arm) in walk.finds:
+        seqs[cell, arm].append(seq)
+    last = {of_an_arm[-1]: of_an_arm for of_an_arm in seqs.values()}
+    results = walk.records(sorted(last))
+    state = standing(walk, results)
+    fallen = [r.seq for r in results if state.statuses[r.id] is not Status.LIVE]
+    earlier = [seq for number in fallen for seq in last[number][:-1]]
+    if earlier:
+        results = walk.records(sorted([*last, *earlier]))
+        state = standing(walk, results)
+    return Side(label, tuple(results), state)
 
 
-def _records_in_git(name: str) -> list[Record]:
-    shown = subprocess.run(["git", "show", name], capture_output=True, check=False)
-    if shown.returncode != 0:
-        raise UsageError(
-            f"git cannot show {name}: {shown.stderr.decode(errors='replace').strip()}",
-            hint="Give REVISION:PATH with the path from the root of the repository, or ./PATH.",
-        )
-    return list(walk(io.BytesIO(shown.stdout), len(shown.stdout), name))
+def _whole_in_git(name: str) -> Side:
+    with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+        command = ["git", "show", name]
+        shown = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, check=False)
+        if shown.returncode != 0:
+            raise UsageError(
+                f"git cannot show {name}: {shown.stderr.decode(errors='replace').strip()}",
+                hint="Give REVISION:PATH with the path from the root of the repository, or ./PATH.",
+            )
+        return _whole(Path(file.name), name)

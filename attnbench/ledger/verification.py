@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from attnbench.errors import Exit, LedgerError, UsageError
-from attnbench.ledger.blobs import refs_of
+from attnbench.ledger.blobs import get, refs_of
 from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import parse
 from attnbench.ledger.faults import BadBlob, BadLine, BrokenLedger, NotCanonical, TornTail
-from attnbench.ledger.record import Record
+from attnbench.ledger.record import Head, content
+from attnbench.ledger.survey import Line, survey, survey_until_fault
 
 
 @dataclass(frozen=True)
@@ -63,81 +64,101 @@ def verify(path: Path, checkpoint: Checkpoint | None = None) -> Report:
     whole file can make a new chain, but not one that has the checkpoint's hash in its place.
     Raises LedgerUnavailable where the file cannot be read.
     """
-    check = _Check(Ledger(path), checkpoint)
+    check = _Check(path, checkpoint)
     check.run()
+    head = check.walk.head
     return Report(
         path=path,
-        records=check.records,
-        head=check.last.hash if check.last else "",
-        origin=check.last.origin if check.last else "",
+        records=len(check.walk),
+        head=head.hash if head else "",
+        origin=head.origin if head else "",
         blobs=len(check.blobs),
         against=checkpoint,
         problems=tuple(check.problems),
     )
 
 
+class Seen(NamedTuple):
+    """What a check wants of a line: the blobs that it names, and itself where a checkpoint was."""
+
+    refs: tuple[str, ...]
+    head: Head | None
+
+
+@dataclass(frozen=True)
+class _Content:
+    """Reads every line in full, so that its form is checked too."""
+
+    checkpoint_seq: int
+
+    def __call__(self, line: Line) -> Seen | None:
+        refs = tuple(refs_of(content(line.text)["body"]))
+        seq = int(line.about.seq)
+        if seq != self.checkpoint_seq:
+            return Seen(refs, None) if refs else None
+        return Seen(refs, Head(seq, line.about.hash.decode(), line.about.origin.decode()))
+
+
 class _Check:
     """One walk along a ledger, and what it finds on the way."""
 
-    def __init__(self, ledger: Ledger, checkpoint: Checkpoint | None) -> None:
-        self.ledger = ledger
+    def __init__(self, path: Path, checkpoint: Checkpoint | None) -> None:
         self.checkpoint = checkpoint
-        self.last: Record | None = None
-        self.lines_by_id: dict[str, int] = {}
         self.blobs: set[str] = set()
         self.problems: list[Problem] = []
-
-    @property
-    def records(self) -> int:
-        return len(self.lines_by_id)
+        self.walk = survey_until_fault(path, _Content(checkpoint.seq if checkpoint else 0))
+        self._folder = Ledger(path).blob_folder
 
     def run(self) -> None:
-        try:
-            for record in self.ledger.records():
-                self.last = record
-                self._look_for_a_twin(record)
-                self._look_at_its_blobs(record)
-                self._compare_with_checkpoint(record)
-        except TornTail as torn:
-            self._note("torn", torn.line, torn)
-        except BrokenLedger as broken:
-            self._note("broken", broken.line, broken)
+        self._look_for_twins()
+        for seq, seen in self.walk.finds:
+            self._look_at_blobs(seq, seen.refs)
+            if seen.head is not None:
+                self._compare_with_checkpoint(seen.head)
+        self.problems.sort(key=lambda problem: problem.line)
+        fault = self.walk.fault
+        if fault is not None:
+            self._note("torn" if isinstance(fault, TornTail) else "broken", fault.line, fault)
+        if not isinstance(fault, BrokenLedger):
+            self._look_for_lost_records()
+
+    def _look_for_twins(self) -> None:
+        if len(set(self.walk.all_ids())) == len(self.walk):
             return
-        self._look_for_lost_records()
+        lines_by_id: dict[bytes, int] = {}
+        for line, id in enumerate(self.walk.all_ids(), start=1):
+            first = lines_by_id.setdefault(id, line)
+            if first != line:
+                twin = BadLine(f"line {line} repeats the record of line {first}")
+                self._note("broken", line, twin)
 
-    def _look_for_a_twin(self, record: Record) -> None:
-        first = self.lines_by_id.setdefault(record.id, record.seq)
-        if first != record.seq:
-            twin = BadLine(f"line {record.seq} repeats the record of line {first}")
-            self._note("broken", record.seq, twin)
-
-    def _look_at_its_blobs(self, record: Record) -> None:
-        for ref in refs_of(record.body):
+    def _look_at_blobs(self, seq: int, refs: Iterable[str]) -> None:
+        for ref in refs:
             if ref in self.blobs:
                 continue
             self.blobs.add(ref)
             try:
-                self.ledger.get_blob(ref)
+                get(self._folder, ref)
             except BadBlob as bad:
-                self._note("blob", record.seq, bad)
+                self._note("blob", seq, bad)
 
-    def _compare_with_checkpoint(self, record: Record) -> None:
+    def _compare_with_checkpoint(self, seen: Head) -> None:
         known = self.checkpoint
-        if known is None or record.seq != known.seq:
+        if known is None:
             return
-        if record.origin != known.origin:
+        if seen.origin != known.origin:
             other = BadLine("this is another ledger than the one the checkpoint was taken of")
-            self._note("checkpoint", record.seq, other)
-        elif record.hash != known.hash:
+            self._note("checkpoint", seen.seq, other)
+        elif seen.hash != known.hash:
             rewritten = BadLine(
                 f"record {known.seq} is not the one that the checkpoint saw on {known.utc}: "
                 "it, or a record before it, was rewritten",
                 hint="Compare with a copy that agrees with the checkpoint.",
             )
-            self._note("checkpoint", record.seq, rewritten)
+            self._note("checkpoint", seen.seq, rewritten)
 
     def _look_for_lost_records(self) -> None:
-        known, count = self.checkpoint, self.last.seq if self.last else 0
+        known, count = self.checkpoint, len(self.walk)
         if known is not None and count < known.seq:
             lost = BadLine(
                 f"records {count + 1} to {known.seq} are gone: the checkpoint of {known.utc} "
@@ -156,10 +177,10 @@ def take_checkpoint(path: Path) -> Checkpoint:
     Raises what reading raises (a checkpoint of a broken ledger would vouch for it), and UsageError
     for a ledger without records.
     """
-    tail = deque(Ledger(path).records(), maxlen=1)
-    if not tail:
+    walk = survey(path, _Content(0))
+    if not walk:
         raise UsageError(f"{path} has no records", hint="Take a checkpoint after the first one.")
-    last = tail.pop()
+    (last,) = walk.records([len(walk)])
     return Checkpoint(last.origin, last.seq, last.hash, last.utc)
 
 

@@ -1,0 +1,102 @@
+"""The standing of a few records of a large ledger: `fold` of these and what bears on them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from attnbench.ledger.folding import OPENED, State, fold
+from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.survey import Line, Survey, survey
+
+_LIST = msgspec.json.Decoder(list[str])
+
+
+def standing(walk: Survey[Any], records: Sequence[Record], *, citing: bool = False) -> State:
+    """What `fold` of the whole ledger says of `records`; of what cites them only with `citing`.
+
+    On them bear the retractions and other remarks, once anything is retracted what they derive
+    from over any number of steps, and, for a session that was opened, its end.
+    """
+    remarks = walk.records(walk.remarks)
+    bearing = {record.seq: record for record in (*records, *remarks)}
+    if any(record.kind is Kind.RETRACTION for record in remarks):
+        bearing |= _by_seq(walk.records(_ancestors(walk, records)))
+    opened = [record for record in records if _is_opening(record)]
+    asked = {record.id for record in (records if citing else opened)}
+    bearing |= _by_seq(walk.records(_children(walk, asked)))
+    if opened and walk.loose_ends:
+        bearing |= _by_seq(walk.records([*walk.loose_ends, *_openings(walk)]))
+    return fold(bearing[seq] for seq in sorted(bearing))
+
+
+def descendants(walk: Survey[Any], roots: Collection[str]) -> frozenset[str]:
+    """The ids of all records that derive from one of `roots`, over any number of steps."""
+    found, new = set(roots), set(roots)
+    while new:
+        new = {walk.id_of(seq) for seq in _children(walk, new)} - found
+        found |= new
+    return frozenset(found - set(roots))
+
+
+def shaken(walk: Survey[Any]) -> frozenset[int]:
+    """The numbers of the lines that may not be live: what was ever retracted, and its heirs."""
+    remarks = walk.records(walk.remarks)
+    roots = {str(r.body.get("target", "")) for r in remarks if r.kind is Kind.RETRACTION}
+    return frozenset(_numbers(walk, roots | descendants(walk, roots))) if roots else frozenset()
+
+
+def around(walk: Survey[Any], record: Record, state: State) -> dict[str, Record]:
+    """What a record cites, what cites it and what remarks on it, by id, as far as it is here."""
+    ids = (*record.cites, *state.cited_by.get(record.id, ()), *state.remarks.get(record.id, ()))
+    return {each.id: each for each in walk.records(_numbers(walk, ids))}
+
+
+def _by_seq(records: Iterable[Record]) -> dict[int, Record]:
+    return {record.seq: record for record in records}
+
+
+def _is_opening(record: Record) -> bool:
+    return record.kind is Kind.SESSION and record.body.get("phase") == OPENED
+
+
+def _children(walk: Survey[Any], ids: Collection[str]) -> list[int]:
+    """The numbers of the lines that cite one of `ids`."""
+    if not ids:
+        return []
+    wanted = frozenset(ids)
+    links = zip(walk.citing, walk.cites, strict=True)
+    return [seq for seq, cites in links if not wanted.isdisjoint(_listed(cites))]
+
+
+def _ancestors(walk: Survey[Any], records: Iterable[Record]) -> list[int]:
+    """The numbers of the lines that `records` derive from and that cite something themselves."""
+    cites = dict(zip(walk.citing, walk.cites, strict=True))
+    found: set[int] = set()
+    wanted = {cited for record in records for cited in record.cites}
+    while wanted:
+        new = {seq for seq in _numbers(walk, wanted) if seq in cites} - found
+        found |= new
+        wanted = {cited for seq in new for cited in _listed(cites[seq])}
+    return sorted(found)
+
+
+def _numbers(walk: Survey[Any], ids: Iterable[str]) -> Iterator[int]:
+    wanted = {id.encode() for id in ids}
+    return (seq for seq, id in enumerate(walk.all_ids(), start=1) if id in wanted)
+
+
+def _listed(cites: bytes) -> list[str]:
+    return _LIST.decode(b"[%b]" % cites)
+
+
+def _openings(walk: Survey[Any]) -> list[int]:
+    """All sessions that were opened: one that ends without a citation ends the last of its name."""
+    return [seq for seq, _ in survey(walk.path, opening, source=walk.source).finds]
+
+
+def opening(line: Line) -> bool | None:
+    """A look for lines that open a session."""
+    return (line.about.kind == b"session" and b'"phase":"opened"' in line.text) or None
