@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +10,7 @@ import typer
 
 from attnbench.cli.ledger_views import STYLES, arm_text, cell_text
 from attnbench.cli.tabular import Grid, show
-from attnbench.ledger import Diff, Status
+from attnbench.ledger import Diff, Gate, Status
 from attnbench.ledger.comparison import Change
 from attnbench.ledger.entry import VERDICTS, Entry, Estimate
 
@@ -20,22 +20,37 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def diff_json(diff: Diff) -> dict[str, Any]:
-    """A comparison as JSON; what was not measured is left out."""
-    return {"comparable": not diff.not_comparable, **_measured(asdict(diff))}
+def diff_json(diff: Diff, gate: Gate | None) -> dict[str, Any]:
+    """A comparison as JSON, with what a limit says of it; what was not measured is left out."""
+    shown = {"comparable": not diff.not_comparable, **_measured(asdict(diff))}
+    return shown if gate is None else {**shown, "limit": asdict(gate)}
 
 
-def show_diff(diff: Diff) -> None:
-    """Print a comparison: one table a cell, then what else is not the same."""
+def show_diff(diff: Diff, gate: Gate | None) -> None:
+    """Print a comparison: one table a cell, what else is not the same, and what a limit says."""
     typer.echo(f"before: {diff.before}\nafter:  {diff.after}")
     if diff.not_comparable:
         typer.echo(f"Not comparable: {diff.not_comparable}.")
-        return
+    else:
+        _show_changes(diff)
+    if gate is not None:
+        typer.echo("\n".join(_gate_lines(gate)))
+
+
+def _show_changes(diff: Diff) -> None:
     for cell in dict.fromkeys(cell_text(change.cell) for change in diff.changes):
         typer.echo(f"\n{cell}")
         rows = [_row(change) for change in diff.changes if cell_text(change.cell) == cell]
         show(Grid(COLUMNS, rows, right=frozenset(COLUMNS[1:8]), styles=STYLES))
     typer.echo("\n".join(["", *_remarks(diff)]))
+
+
+def _gate_lines(gate: Gate) -> Iterator[str]:
+    limit = f"more than {gate.allowed * 100:.3g} % slower"
+    yield from (f"{limit}: {text}" for text in gate.slower)
+    yield from (f"cannot be told: {text}" for text in gate.open)
+    if not gate.slower and not gate.open:
+        yield f"No candidate is {limit}."
 
 
 def _measured(value: Any) -> Any:

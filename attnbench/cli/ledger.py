@@ -13,9 +13,9 @@ import typer
 from attnbench import ledger as book
 from attnbench.cli import ledger_views as views
 from attnbench.cli.diff_view import diff_json, show_diff
-from attnbench.cli.ledger_filters import Filters, parse_since, refuse_unknown
+from attnbench.cli.ledger_filters import Filters, parse_percent, parse_since, refuse_unknown
 from attnbench.cli.tabular import show
-from attnbench.errors import UsageError
+from attnbench.errors import Exit, UsageError
 from attnbench.ledger.bearing import around, descendants, shaken, standing
 from attnbench.ledger.comparison import Side
 from attnbench.ledger.lookup import find_record, matching
@@ -106,26 +106,37 @@ def diff(
             help="What to compare it with.", show_default="a run alone: the one before it"
         ),
     ] = "",
+    fail_if_slower: Annotated[
+        str,
+        typer.Option(
+            metavar="PERCENT",
+            help="Leave with 10 where a speed-up fell by more, with 11 where that cannot be told.",
+        ),
+    ] = "",
     path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Compare results, aligned by cell and arm; bare: the latest run with the one before it.
 
-    A run alone is compared with the latest one of the same cells before it.
+    A run alone is compared with the latest one of the same cells before it. With --fail-if-slower,
+    candidates are judged by their speed-up over the baseline, by the whole of its interval.
 
     Examples: `attnbench ledger diff`, `attnbench ledger diff 81c2`,
-    `attnbench ledger diff 3f9a 81c2`,
+    `attnbench ledger diff 3f9a 81c2 --fail-if-slower 2%`,
     `attnbench ledger diff HEAD~1:ledger/ledger.jsonl ledger/ledger.jsonl`.
     """
+    allowed = parse_percent(fail_if_slower)
     pair = _sides(before, after, book.Ledger(path))
     if isinstance(pair, str):
         _say({"comparable": False, "reason": pair}, f"Nothing to compare: {pair}.", as_json)
-        return
+        raise typer.Exit(Exit.DONE if allowed is None else Exit.INCONCLUSIVE)
     outcome = book.diff(*pair)
+    judged = None if allowed is None else book.gate(outcome, allowed)
     if as_json:
-        _print_json(diff_json(outcome))
+        _print_json(diff_json(outcome, judged))
     else:
-        show_diff(outcome)
+        show_diff(outcome, judged)
+    raise typer.Exit(Exit.DONE if judged is None else judged.exit_code)
 
 
 @app.command()
@@ -224,6 +235,21 @@ def listed(walk: Survey[bool], filters: Filters) -> Iterator[tuple[book.Record, 
         records = walk.records(seqs[start : start + BATCH])
         state = standing(walk, records, citing=True)
         yield from ((r, state) for r in records if filters.accept_standing(r, state))
+
+
+@app.command()
+def repair(
+    apply: Annotated[bool, typer.Option("--apply", help="Do it; else only say what.")] = False,
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Mend an end that a crash or a full disk cut short; anything else broken is refused.
+
+    What was written of the last record goes into a file beside the ledger, and a `repair` record
+    says so. Examples: `attnbench ledger repair`, `attnbench ledger repair --apply`.
+    """
+    done = book.repair(book.Ledger(path)) if apply else book.plan_repair(path)
+    _say(views.repair_json(done), views.repair_text(done, path), as_json)
 
 
 def _sides(before: str, after: str, ledger: book.Ledger) -> tuple[Side, Side] | str:

@@ -129,6 +129,19 @@ def parse_since(text: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+def parse_percent(text: str) -> float | None:
+    """Read `2%` or `2` as 0.02, nothing as None; raises UsageError."""
+    if not text:
+        return None
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent < 100:
+        raise UsageError(f"{text!r} is no percentage", hint="Write 2% or 0.5%.")
+    return percent / 100
+
+
 def _moment(line: Line) -> datetime:
     found = _UTC.search(line.text, line.about.start)
     return datetime.fromisoformat(found[1].decode() if found else "")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from attnbench.cli.tabular import Grid
-from attnbench.ledger import Kind, Record, Report, State, Status
+from attnbench.ledger import Kind, Record, Repair, Report, State, Status
 
 SHORT_ID = 12
 LONGEST = 72  # characters of a text; `ledger show` prints all of it
@@ -111,6 +112,37 @@ def report_text(report: Report) -> str:
         )
         lines.append(_scope_of_check(report))
     return "\n".join(lines)
+
+
+def repair_json(repair: Repair | None) -> dict[str, Any]:
+    """A repair, or the plan of one, as JSON."""
+    if repair is None:
+        return {"needed": False, "applied": False}
+    return {
+        "needed": True,
+        "applied": repair.record is not None,
+        "line": repair.line,
+        "bytes": repair.torn_bytes,
+        "quarantine": str(repair.quarantine) if repair.quarantine else None,
+        "record": repair.record.id if repair.record else None,
+    }
+
+
+def repair_text(repair: Repair | None, path: Path) -> str:
+    """A repair, or the plan of one, in words."""
+    if repair is None:
+        return f"{path} ends with a whole record: there is nothing to repair."
+    before = f"{path}, line {repair.line}:"
+    if repair.quarantine is None:
+        what = "the last record lacks only its newline", "it is added", "it would be added"
+    else:
+        to = f"to {repair.quarantine}"
+        torn = f"{repair.torn_bytes} bytes of a record that was not written to its end"
+        what = torn, f"moved {to}", f"would be moved {to}"
+    found, done, planned = what
+    if repair.record is not None:
+        return f"{before} {found}: {done}; repair record {repair.record.id[:SHORT_ID]}."
+    return f"{before} {found}: {planned}, and a repair record appended. --apply does it."
 
 
 def arm_text(arm: str, method: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from attnbench.ledger import blobs
 from attnbench.ledger.canonical import Json
 from attnbench.ledger.chain import walk
-from attnbench.ledger.faults import BadLine, Refused
+from attnbench.ledger.faults import BadLine, LedgerUnavailable, Refused
 from attnbench.ledger.record import GENESIS, Draft, Head, Kind, Record, draft, seal, unseal
 from attnbench.ledger.source import TOOL, source_commit
 from attnbench.ledger.storage import (
@@ -23,6 +23,7 @@ from attnbench.ledger.storage import (
     locked_for_append,
     require_writable,
     settled_size,
+    write_over,
     write_whole,
 )
 
@@ -79,6 +80,23 @@ class Ledger:
             write_whole(fd, line, size)
         return record
 
+    def replace_tail(
+        self, torn: bytes, *, kept: bytes, head: Head | None, body: Mapping[str, Json]
+    ) -> Record:
+        """Put `kept` and a `repair` record that continues `head` in the place of `torn`, the end.
+
+        Raises LedgerUnavailable where the file no longer ends so, or cannot be written.
+        """
+        entry = self._draft(Kind.REPAIR, body, ())
+        with locked_for_append(self.path) as fd:
+            start = os.fstat(fd).st_size - len(torn)
+            if start < 0 or os.pread(fd, len(torn) + 1, start) != torn:
+                raise LedgerUnavailable(f"{self.path} changed meanwhile", hint="Try again.")
+            line = seal(entry, head or _first())
+            record = unseal(line[:-1])
+            write_over(self.path, kept + line, start)
+        return record
+
     def records(self) -> Iterator[Record]:
         """Read all records, oldest first, each checked in its place.
 
@@ -116,7 +134,7 @@ class Ledger:
 
     def _head(self, fd: int, size: int) -> Head:
         if size == 0:
-            return Head(seq=0, hash=GENESIS, origin=secrets.token_hex(16))
+            return _first()
         line = last_line(fd, size)
         with suppress(BadLine):
             if line.endswith(b"\n"):
@@ -127,6 +145,11 @@ class Ledger:
         """Walk the whole file after its last line failed: names the first line that is bad."""
         with self.path.open("rb") as file:
             return deque(walk(file, size, str(self.path)), maxlen=1).pop()
+
+
+def _first() -> Head:
+    """Where the first record of a new chain goes."""
+    return Head(seq=0, hash=GENESIS, origin=secrets.token_hex(16))
 
 
 def _after(last: Record) -> Head:

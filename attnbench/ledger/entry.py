@@ -33,6 +33,7 @@ class Entry:
     id: str
     run: str
     arm: str
+    role: str
     method: str
     baseline: str
     source_sha256: str
@@ -51,6 +52,7 @@ def entry(record: Record, state: State) -> Entry:
         id=record.id,
         run=str(body.get("run", "")),
         arm=str(body.get("arm", "")),
+        role=str(body.get("role", "")),
         method=str(body.get("method", "")),
         baseline=str(body.get("baseline", "")),
         source_sha256=str(body.get("source_sha256", "")),

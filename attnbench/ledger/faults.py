@@ -46,11 +46,10 @@ class TornTail(LedgerError):
 
     def __init__(self, source: str, line: int, intact_bytes: int, *, only_newline: bool) -> None:
         what = "lacks only its newline" if only_newline else "was not written to its end"
-        repair = f"echo >> {source}" if only_newline else f"truncate -s {intact_bytes} {source}"
         super().__init__(
             f"{source}, line {line}: the last record {what} (a crash or a full disk)",
-            hint=f"Keep a copy of the file, then repair it: `{repair}`. "
-            f"The {line - 1} records before it are intact.",
+            hint=f"The {line - 1} records before it are intact. `attnbench ledger repair` says "
+            "what it would do, and with --apply does it.",
         )
         self.line = line
         self.intact_bytes = intact_bytes

@@ -80,6 +80,24 @@ def write_whole(fd: int, data: bytes, size: int) -> None:
         raise
 
 
+def write_over(path: Path, data: bytes, start: int) -> None:
+    """Put `data` in the place of everything from `start` on, and sync it.
+
+    What is there is overwritten before the rest of it is cut off: an interruption leaves an end
+    that is torn, never one that looks sound and is not recorded.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        written = os.pwrite(fd, data, start)
+        if written != len(data):
+            raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes were written")
+        os.fsync(fd)
+        os.ftruncate(fd, start + len(data))
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def write_file(path: Path, data: bytes) -> None:
     """Create a file with this content, durably and all at once; raises LedgerUnavailable."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
