@@ -145,16 +145,41 @@ def verify(
     against: Annotated[
         Path | None, typer.Option(help="A checkpoint that was kept elsewhere.")
     ] = None,
+    recompute: Annotated[
+        bool, typer.Option("--recompute", help="Build every result again from its raw samples.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check the chain, the raw samples, and the checkpoint if one is given; 13 when broken.
 
-    Examples: `attnbench ledger verify`, `attnbench ledger verify --against ~/checkpoint.json`.
+    With --recompute every estimate, interval and verdict is computed again, without a GPU, and
+    whatever is not as recorded is listed: 13 where this very source made the record, 11 where
+    another one did and the ledger says nothing of it yet.
+
+    Examples: `attnbench ledger verify`, `attnbench ledger verify --against ~/checkpoint.json`,
+    `attnbench ledger verify --recompute`.
     """
     checkpoint = book.read_checkpoint(against) if against else None
     report = book.verify(path, checkpoint=checkpoint)
-    _say(views.report_json(report), views.report_text(report), as_json)
-    raise typer.Exit(report.exit_code)
+    value, text, code = views.report_json(report), views.report_text(report), report.exit_code
+    if recompute and report.is_sound:
+        again, again_text, code = _recomputed(path)
+        value, text = (
+            {**value, "exit_code": int(code), "recomputed": again},
+            f"{text}\n{again_text}",
+        )
+    elif recompute:
+        text += "\nNothing was computed again: a ledger that does not hold proves nothing."
+    _say(value, text, as_json)
+    raise typer.Exit(code)
+
+
+def _recomputed(path: Path) -> tuple[dict[str, Any], str, Exit]:
+    from attnbench.cli.recompute_view import recomputed_json, recomputed_text
+    from attnbench.measure.recompute import recompute
+
+    found = recompute(book.Ledger(path))
+    return recomputed_json(found), recomputed_text(found), found.exit_code
 
 
 @app.command()

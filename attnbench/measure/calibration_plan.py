@@ -10,18 +10,24 @@ import msgspec
 from attnbench.errors import UsageError
 from attnbench.measure.chosen import fastest_exact
 from attnbench.measure.estimate import minutes
+from attnbench.measure.injected import (
+    PERCENTS,
+    full_layers,
+    injected_by,
+    label_of,
+    median_step_us,
+)
 from attnbench.measure.plan import DecodeRequest, Plan, PlannedArm, plan_decode
 from attnbench.measure.tasks import Launch, PilotResult
-from attnbench.methods.base import Family
 from attnbench.methods.registry import parse, source_sha256
 from attnbench.methods.waiting import Waiting
 from attnbench.protocol.calibration import AGAIN, OTHER, SHAM, A, Injected
 from attnbench.protocol.cell import Arm, Mode, Role, Scope
+from attnbench.protocol.family import Family
 from attnbench.protocol.order_effect import ARMS
 from attnbench.protocol.presets import Protocol, preset
 from attnbench.protocol.result import Promise
 
-PERCENTS = (0.2, 0.5, 1.0, 2.0, 5.0)  # of A's step, injected
 # Exact arms of nearly equal speed: one becomes A, the fastest of another method becomes X.
 CONTENDERS = {
     "cuda": ("flash_decode", "sdpa", "sdpa,backend=flash", "sdpa,backend=cudnn"),
@@ -143,7 +149,7 @@ def _cell(request: CalibrationRequest, promise: Promise | None) -> Plan:
 
 def _shown(request: CalibrationRequest) -> tuple[PlannedArm, ...]:
     """The arms as the plan's table and its minutes have them; the pilot says what they run."""
-    labels = ARMS if request.order_effect else (A, AGAIN, SHAM, *map(_label, PERCENTS), OTHER)
+    labels = ARMS if request.order_effect else (A, AGAIN, SHAM, *map(label_of, PERCENTS), OTHER)
     return tuple(PlannedArm(label, "waiting", Family.CONTROL, asked_for=True) for label in labels)
 
 
@@ -153,14 +159,10 @@ def calibration_arms(pilot: PilotResult) -> CalibrationArms:
     A is the fastest exact arm of the pilot and stays it; X is the fastest of another method. Raises
     `UsageError` where only one method runs.
     """
-    full = [layer.layer for layer in pilot.layers if layer.window is None]
+    full = full_layers(pilot)
     fastest = fastest_exact(pilot, 0)
     other = fastest_of_another_method(pilot, fastest)
-    step_us = median_step_us(pilot, fastest)
-    injected = tuple(
-        Injected(arm=_label(percent), asked=percent / 100, wait_us=step_us * percent / 100)
-        for percent in PERCENTS
-    )
+    injected = injected_by(pilot)
 
     def waiting(label: str, inner: str, role: Role, wait_us: float = 0.0) -> Arm:
         method = Waiting(
@@ -196,17 +198,3 @@ def fastest_of_another_method(pilot: PilotResult, than: str) -> str:
             hint="a context, dtype or device in which two exact methods run",
         )
     return min(others, key=lambda label: median_step_us(pilot, label))
-
-
-def median_step_us(pilot: PilotResult, label: str) -> float:
-    """Median over the pilot's visits of the mean step, microseconds."""
-    visits = sorted(
-        sum(visit.steps_us) / len(visit.steps_us)
-        for visit in pilot.session.cells[0].samples.visits
-        if visit.arm == label
-    )
-    return visits[len(visits) // 2]
-
-
-def _label(percent: float) -> str:
-    return f"+{percent:g}%"

@@ -10,11 +10,10 @@ from msgspec.structs import replace
 
 from attnbench.errors import Unsupported
 from attnbench.measure.conduct import conduct_of
-from attnbench.measure.evidence import AGAIN, Evidence
-from attnbench.measure.plan import PlannedArm
+from attnbench.measure.evidence import AGAIN, Evidence, JudgedArm
 from attnbench.measure.tasks import ArmFailure, Launch, PilotResult
-from attnbench.methods.base import Family
 from attnbench.protocol.cell import Arm, Cell
+from attnbench.protocol.family import Family
 from attnbench.protocol.integrity import misconduct
 from attnbench.protocol.verdict import NEXT_STEP, Finding
 
@@ -22,7 +21,7 @@ BROKEN_ARM = "BrokenArm"
 PLAIN = "sdpa"
 
 
-def baseline_of(pilot: PilotResult, cell: int, arms: Iterable[PlannedArm]) -> str:
+def baseline_of(pilot: PilotResult, cell: int, arms: Iterable[JudgedArm]) -> str:
     """The fastest exact arm of this cell, or the one that was named. One that would stay in the
     pilot has to be faster than every other in each block: else luck decides whether the sessions
     have an arm more.
@@ -84,7 +83,7 @@ def _exact_visits_us(pilot: PilotResult, cell: int) -> dict[str, dict[int, float
     return visits_us
 
 
-def without_cheats(pilot: PilotResult, arms: Iterable[PlannedArm], dtype: str) -> PilotResult:
+def without_cheats(pilot: PilotResult, arms: Iterable[JudgedArm], dtype: str) -> PilotResult:
     """The pilot with a failure for every exact arm whose timed steps were not honest.
 
     Else the fastest of them would become the baseline, and void everything that is compared to it.
@@ -116,7 +115,7 @@ def _misconduct(pilot: PilotResult, label: str, dtype: str) -> Finding | None:
     return None
 
 
-def takes_part(arm: PlannedArm, pilot: PilotResult, cell: int, baseline: str) -> bool:
+def takes_part(arm: JudgedArm, pilot: PilotResult, cell: int, baseline: str) -> bool:
     """Whether an arm is in this cell's sessions: one that failed in the pilot stays out."""
     failed_here = arm.label in pilot.session.cells[cell].failures
     kept_out = arm.pilot_only and arm.label != baseline
@@ -143,7 +142,7 @@ def pilot_alone(evidence: Evidence) -> dict[Cell, tuple[PilotArm, ...]]:
 
 
 def _alone_in(
-    pilot: PilotResult, cell: int, arms: Iterable[PlannedArm], baseline: str
+    pilot: PilotResult, cell: int, arms: Iterable[JudgedArm], baseline: str
 ) -> tuple[PilotArm, ...]:
     times_us = {label: median(us.values()) for label, us in _exact_visits_us(pilot, cell).items()}
     return tuple(

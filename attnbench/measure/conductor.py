@@ -38,8 +38,8 @@ from attnbench.measure.tasks import (
 )
 from attnbench.measure.verdicts import arm_results
 from attnbench.measure.workers import NOTE_WIDTH, RunTask, Workers
-from attnbench.methods.base import Family
 from attnbench.protocol.cell import Arm, Role
+from attnbench.protocol.family import Family
 from attnbench.protocol.looks import decided, looks_of
 from attnbench.protocol.schedule import SessionSchedule, schedule
 

@@ -19,8 +19,8 @@ from attnbench.measure.plan import Plan, PlannedArm
 from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.tasks import StepCounts
 from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
-from attnbench.methods.base import Family
 from attnbench.protocol.cell import Mode
+from attnbench.protocol.family import Family
 from attnbench.quality.figures import LOGIT_STEPS
 
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}

@@ -35,8 +35,3 @@ def weight_bytes(module: nn.Module, batch: int) -> int:
 def kv_bytes(layers: Iterable[MethodLayer]) -> int:
     """Bytes that these layers must read in one step."""
     return sum(layer.bytes_read() for layer in layers)
-
-
-def floor_ms(read_bytes: int, gb_s: float) -> float:
-    """Milliseconds to read so many bytes at `gb_s` (10^9 bytes a second)."""
-    return read_bytes / gb_s / 1e6

@@ -34,9 +34,9 @@ from attnbench.measure.tasks import (
 )
 from attnbench.measure.workbench import Workbench, layer_facts, open_bench
 from attnbench.measure.world import World
-from attnbench.methods.base import Family
 from attnbench.methods.registry import parse
 from attnbench.protocol.cell import Arm, Mode, Scope
+from attnbench.protocol.family import Family
 
 TRIAL_WARMUP, TRIAL_STEPS = 3, 10
 

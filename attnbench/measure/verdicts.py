@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from statistics import median
 
 import msgspec
@@ -15,18 +16,16 @@ from msgspec.structs import replace
 
 from attnbench.errors import Unsupported
 from attnbench.measure.conduct import conduct_of
-from attnbench.measure.evidence import AGAIN, CellArms, Evidence
-from attnbench.measure.floor import floor_ms
-from attnbench.measure.plan import PlannedArm
+from attnbench.measure.evidence import AGAIN, CellArms, Evidence, JudgedArm
 from attnbench.measure.tasks import ArmFailure, CellSamples, MemoryFigures
-from attnbench.methods.base import Family
 from attnbench.protocol.ceiling import ceiling_for
 from attnbench.protocol.cell import Arm, Role
 from attnbench.protocol.costs import costs_of
 from attnbench.protocol.decide import adjusted, latency_verdict
+from attnbench.protocol.family import Family
 from attnbench.protocol.integrity import failure_finding, misconduct
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
-from attnbench.protocol.result import ArmResult, Floor, Statistics, Verdicts
+from attnbench.protocol.result import ArmResult, Floor, Statistics, Verdicts, read_ms
 from attnbench.protocol.validity import ByteFloor
 from attnbench.protocol.verdict import Finding, LatencyVerdict, Reason, Verdict
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
@@ -80,7 +79,7 @@ class _CellResults:
             if planned.label not in verdicts and self._was_expected(planned):
                 yield self._never_ran(planned)
 
-    def _was_expected(self, planned: PlannedArm) -> bool:
+    def _was_expected(self, planned: JudgedArm) -> bool:
         """A default arm that does not exist here, or stays in the pilot, is no failed one."""
         if planned.pilot_only:
             return False
@@ -155,7 +154,7 @@ class _CellResults:
             )
         )
 
-    def _planned(self, arm: Arm) -> PlannedArm:
+    def _planned(self, arm: Arm) -> JudgedArm:
         method = arm.label.removesuffix(AGAIN)
         return next(planned for planned in self.evidence.plan.arms if planned.label == method)
 
@@ -207,7 +206,7 @@ class _CellResults:
             return UNSET
         return self.evidence.pilot.arms[arm.label].launched or UNSET
 
-    def _never_ran(self, planned: PlannedArm) -> ArmResult:
+    def _never_ran(self, planned: JudgedArm) -> ArmResult:
         failure = self._failure(planned.label)
         finding = failure_finding(failure.reason if failure else "", "")
         role = Role.CONTROL if planned.family is Family.CONTROL else Role.CANDIDATE
@@ -225,7 +224,7 @@ class _CellResults:
             failure=f"{failure.type}: {failure.message}" if failure else "it never ran",
         )
 
-    def _bare(self, planned: PlannedArm, label: str, role: Role, said: Verdicts) -> ArmResult:
+    def _bare(self, planned: JudgedArm, label: str, role: Role, said: Verdicts) -> ArmResult:
         """What is known of an arm without a figure."""
         evidence = self.evidence
         return ArmResult(
@@ -275,7 +274,7 @@ class _CellResults:
             read_bytes=read,
             bandwidth_gb_s=bandwidth,
             theoretical_gb_s=self.evidence.sessions[0].bandwidth.theoretical_gb_s,
-            ms=floor_ms(read, bandwidth),
+            ms=read_ms(read, bandwidth),
         )
 
     def _captured_share(self, arm: Arm) -> float | UnsetType:
@@ -291,12 +290,12 @@ class _CellResults:
 
     def _mean_ms(self, label: str) -> float | None:
         values = [
-            sum(visit.steps_us) / len(visit.steps_us) / 1e3
+            fsum(visit.steps_us) / len(visit.steps_us) / 1e3
             for cell in self._samples
             for visit in cell.samples.visits
             if visit.arm == label
         ]
-        return sum(values) / len(values) if values else None
+        return fsum(values) / len(values) if values else None
 
     def _witness(self, arm: Arm) -> dict[str, float] | UnsetType:
         seen = [
@@ -311,7 +310,7 @@ def _statistics(verdict: LatencyVerdict) -> Statistics:
     return Statistics(**shared, **spread)
 
 
-def _quality_verdict(evidence: Evidence, planned: PlannedArm) -> QualityVerdict:
+def _quality_verdict(evidence: Evidence, planned: JudgedArm) -> QualityVerdict:
     if evidence.plan.info.weights == "random":
         return random_weights()
     if not evidence.plan.request.quality:

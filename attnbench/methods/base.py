@@ -10,22 +10,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from enum import StrEnum
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from attnbench.errors import Unsupported
-
-
-class Family(StrEnum):
-    """What a method promises, and so how it may be judged."""
-
-    EXACT = "exact"  # equals SDPA up to dtype error
-    APPROXIMATE = "approximate"  # dropped into a pretrained model, judged against SDPA there
-    REPLACEMENT = "replacement"  # changes the trained function: judged by training from scratch
-    CONTROL = "control"  # nulls, ceilings, known-bad arms: never counted in an exit code
+from attnbench.protocol.family import Family as Family  # a method file needs this module alone
 
 
 @dataclass(frozen=True)

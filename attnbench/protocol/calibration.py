@@ -105,7 +105,7 @@ def smallest_found(levels: Sequence[Level]) -> float | UnsetType:
 def harness_share(phases_s: Sequence[Mapping[str, float]]) -> float | UnsetType:
     """Median over sessions of the share of time that is not what any measurement needs."""
     shares = [
-        1 - sum(phases.get(phase, 0.0) for phase in MEASURING) / phases[TOTAL]
+        1 - math.fsum(phases.get(phase, 0.0) for phase in MEASURING) / phases[TOTAL]
         for phases in phases_s
         if phases.get(TOTAL)
     ]

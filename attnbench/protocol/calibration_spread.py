@@ -107,7 +107,8 @@ def _placement(values: _Values, level: float) -> Placement | UnsetType:
             capture_variances([of_pair[whole[i]] for i in chosen]) for of_pair in values.blocks
         ]
         one, several, blocks = zip(*found, strict=True)
-        return math.sqrt(sum(one) / len(one)), math.sqrt(sum(several) / len(several)), blocks[0]
+        at_once, apart = (math.fsum(of_size) / len(of_size) for of_size in (one, several))
+        return math.sqrt(at_once), math.sqrt(apart), blocks[0]
 
     try:
         one, several, blocks = spreads(range(len(whole)))

@@ -47,7 +47,7 @@ class Comparison:
 
     def least_effect(self) -> float:
         """The smaller distance of the two centres from no difference."""
-        return min(abs(sum(values)) / len(values) for values in (self.means, self.robusts))
+        return min(abs(math.fsum(values)) / len(values) for values in (self.means, self.robusts))
 
     def covers_one(self, level: float) -> bool:
         """Whether both intervals hold "no difference"."""

@@ -37,7 +37,7 @@ def costs_of(
     spent = _medians(phases)
     if spent is None or not any(session.visits for session in sessions):
         return None
-    walked = sum(spent[phase] for phase in (SET_UP, WARM_UP, *IN_BLOCKS))
+    walked = math.fsum(spent[phase] for phase in (SET_UP, WARM_UP, *IN_BLOCKS))
     return Costs(
         session_s=max(0.0, spent[TOTAL] - walked) + spent[WARM_UP] / cells,
         group_s=spent[SET_UP] / cells / groups,

@@ -42,6 +42,11 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
     theoretical_gb_s: float = 0.0
 
 
+def read_ms(read_bytes: int, gb_s: float) -> float:
+    """Milliseconds to read so many bytes at `gb_s` (10^9 bytes a second)."""
+    return read_bytes / gb_s / 1e6
+
+
 class NextPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A run of this cell, its seconds, and the half-width of the log ratio that it should reach."""
 

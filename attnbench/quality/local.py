@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attnbench.methods.base import Family
+from attnbench.protocol.family import Family
 from attnbench.quality.candidates import Candidate, Progress, Roster
 from attnbench.quality.metrics import head_metrics
 from attnbench.quality.null_cosines import NullCosines

@@ -42,7 +42,7 @@ def pooled_sd(
     if not several:
         raise ValueError("a spread needs two sessions")
     freedom = sum(len(sample) - 1 for sample in several)
-    variance = sum((len(s) - 1) * mean_and_sd(s)[1] ** 2 for s in several) / freedom
+    variance = math.fsum((len(s) - 1) * mean_and_sd(s)[1] ** 2 for s in several) / freedom
     degrees = freedom / (1 + (len(several) - 1) * correlation**2)
     sd = math.sqrt(variance)
     least = 2 * float(special.gammaincinv(degrees / 2, 1 - level))  # chi squared's lower quantile

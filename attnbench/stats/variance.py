@@ -110,4 +110,5 @@ def _pooled_variance(samples: Sequence[Sequence[float]]) -> float:
     if not several:
         raise ValueError("a split of variance needs two values at every level")
     degrees = sum(len(sample) - 1 for sample in several)
-    return sum((len(sample) - 1) * mean_and_sd(sample)[1] ** 2 for sample in several) / degrees
+    squares = math.fsum((len(sample) - 1) * mean_and_sd(sample)[1] ** 2 for sample in several)
+    return squares / degrees

@@ -4,8 +4,9 @@ import pytest
 from torch import nn
 
 from attnbench.measure.arms import BenchArm
-from attnbench.measure.floor import floor_ms, weight_bytes
+from attnbench.measure.floor import weight_bytes
 from attnbench.protocol.cell import Mode, Scope
+from attnbench.protocol.result import read_ms
 from tests.measure.standing import standing, with_arms
 from tests.models.tiny import COMMON, GPT2, build
 
@@ -71,4 +72,4 @@ def test_the_ceiling_reads_weights_only():
 
 
 def test_three_gigabytes_at_three_thousand_a_second_take_a_millisecond():
-    assert floor_ms(3 * 10**9, 3000.0) == pytest.approx(1.0)
+    assert read_ms(3 * 10**9, 3000.0) == pytest.approx(1.0)

@@ -1,0 +1,266 @@
+"""Every result of a ledger once more, from its raw samples, and what of it is not as recorded.
+
+Nothing is measured and nothing recorded. Of a result of arms all members are built again; of a
+calibration its findings. What a comparison of the two says of a record:
+
+- SAME: every recorded member has these bytes in canonical JSON;
+- ROUNDING: numbers differ by less than a billionth, since libraries add in another order;
+- MORE: today's source says more than the record did, and what that said is the same;
+- DIFFERS: a recorded member has another value today, or none;
+- UNREADABLE: today's source cannot read the samples of the record.
+
+A record that DIFFERS though it was made by the very source that compares contradicts its own
+samples: the ledger is broken. One that another source made may differ because the statistics were
+changed since; whether that is so, only its own source can tell, so that the check stays
+inconclusive until the ledger itself says what is wrong: a correction of the record, or its
+retraction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from attnbench.errors import Exit, UsageError
+from attnbench.ledger import Json, Kind, Ledger, Record, State, fold
+from attnbench.ledger.canonical import canonical_bytes
+from attnbench.ledger.promises import is_opening
+from attnbench.ledger.source import TOOL, source_commit
+from attnbench.measure.injected import full_layers, injected_by
+from attnbench.measure.recorded import RecordedRun, Unreadable, sent_by
+from attnbench.measure.tasks import PilotResult, SessionResult
+from attnbench.measure.verdicts import arm_results
+from attnbench.protocol.calibration import Calibrated, findings
+from attnbench.protocol.calibration_result import ORDER_EFFECT
+from attnbench.protocol.cell import SessionSamples
+from attnbench.protocol.order_effect import BLOCKS, SEQUENTIAL, bias
+from attnbench.protocol.presets import Protocol
+
+ROUNDING = 1e-9  # relative
+NEAR_ZERO = 1e-15  # below it two numbers are both nothing
+
+
+class Outcome(StrEnum):
+    """How a record compares with what its samples say today."""
+
+    SAME = "same"
+    ROUNDING = "rounding"
+    MORE = "more"
+    DIFFERS = "differs"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One member of a body, as canonical JSON; None on the side that does not have it."""
+
+    member: str
+    recorded: str | None
+    rebuilt: str | None
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Rechecked:
+    """One result and how it compares; `settled_by` are its corrections and its retraction."""
+
+    id: str
+    seq: int
+    what: str
+    tool: str
+    commit: str | None
+    outcome: Outcome
+    differences: tuple[Difference, ...] = ()
+    why: str = ""
+    settled_by: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the source that made it is the one that compares."""
+        return (self.tool, self.commit) == (TOOL, source_commit()) and not self._is_dirty
+
+    @property
+    def _is_dirty(self) -> bool:
+        return self.commit is None or self.commit.endswith("-dirty")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it says something that nobody can vouch for yet."""
+        return self.outcome in (Outcome.DIFFERS, Outcome.UNREADABLE) and not self.settled_by
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """All results of a ledger, oldest first."""
+
+    results: tuple[Rechecked, ...]
+
+    @property
+    def exit_code(self) -> Exit:
+        """Broken where a record contradicts its own samples, inconclusive where one may."""
+        if any(it.is_open and it.is_own for it in self.results):
+            return Exit.LEDGER_BROKEN
+        return Exit.INCONCLUSIVE if any(it.is_open for it in self.results) else Exit.DONE
+
+
+def recompute(ledger: Ledger) -> Recomputed:
+    """Build every result again. Raises what reading the ledger raises, and BadBlob."""
+    records = list(ledger.records())
+    by_id = {record.id: record for record in records}
+    state = fold(records)
+    checked: list[Rechecked] = []
+    for results in _by_sessions(records):
+        rebuilt, why = _rebuilt_or_why(ledger, results, by_id)
+        checked += (
+            _rechecked(record, rebuilt, why, _settled_by(record, state, by_id))
+            for record in results
+        )
+    return Recomputed(tuple(sorted(checked, key=lambda each: each.seq)))
+
+
+def _by_sessions(records: Iterable[Record]) -> Iterable[list[Record]]:
+    """The results that rest on the same sessions, which were judged together."""
+    runs: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        if record.kind is Kind.RESULT:
+            runs[record.cites].append(record)
+    return runs.values()
+
+
+def _settled_by(record: Record, state: State, by_id: Mapping[str, Record]) -> tuple[str, ...]:
+    remarks = state.remarks.get(record.id, ())
+    corrections = [
+        id for id in remarks if by_id[id].kind is Kind.CORRECTION and id not in state.retracted_by
+    ]
+    retraction = state.retracted_by.get(record.id)
+    return (*corrections, *([retraction] if retraction else []))
+
+
+_Bodies = Mapping[tuple[str, ...], Mapping[str, Any]]
+
+
+def _rebuilt_or_why(
+    ledger: Ledger, results: list[Record], by_id: Mapping[str, Record]
+) -> tuple[_Bodies, str]:
+    """What the samples say today by what each body is of, or why that cannot be told."""
+    closed = [by_id[id] for id in results[0].cites if id in by_id]
+    opened = {
+        record.id: opening
+        for record in closed
+        for id in record.cites
+        if (opening := by_id.get(id)) is not None and is_opening(opening)
+    }
+    run = RecordedRun(results, closed, opened)
+    try:
+        if len(closed) < len(results[0].cites) or not closed:
+            raise Unreadable("records that it cites are not in this ledger")
+        if "calibration" in results[0].body:
+            return {_key(r.body): _calibration(ledger, r, run) for r in results}, ""
+        rebuilt = map(msgspec.to_builtins, arm_results(run.evidence(ledger)))
+        return {_key(body): body for body in rebuilt}, ""
+    except Unreadable as error:
+        return {}, error.message
+    except (KeyError, UsageError) as error:
+        return {}, f"its records lack something: {error}"
+
+
+def _key(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """What a body is about, among those of its run."""
+    cell = body["cell"]
+    about = str(body.get("arm", body.get("calibration", "")))
+    return about, str(cell["scope"]), str(cell["mode"])
+
+
+def _calibration(ledger: Ledger, record: Record, run: RecordedRun) -> Mapping[str, Any]:
+    """The findings of a calibration, and beside them what was recorded as it was asked for."""
+    sent = {str(closed.body["session"]): sent_by(ledger, closed) for closed in run.closed}
+    sessions = {name: it for name, it in sent.items() if isinstance(it, SessionResult)}
+    protocol = msgspec.convert(record.body["protocol"], Protocol)
+    if record.body["calibration"] == ORDER_EFFECT:
+        ways = {
+            how: [_samples(it) for name, it in sessions.items() if name.startswith(how)]
+            for how in (SEQUENTIAL, BLOCKS)
+        }
+        found = [bias(how, samples, protocol.level) for how, samples in ways.items()]
+        return {**record.body, "order_effect": msgspec.to_builtins(found)}
+    pilot = next(it for it in sent.values() if isinstance(it, PilotResult))
+    seen = Calibrated(
+        samples=[_samples(session) for session in sessions.values()],
+        phases_s=[session.phases_s for session in sessions.values()],
+        layers=len(full_layers(pilot)),
+        injected=injected_by(pilot),
+        protocol=protocol,
+    )
+    return {**record.body, "findings": msgspec.to_builtins(findings(seen))}
+
+
+def _samples(session: SessionResult) -> SessionSamples:
+    return session.cells[0].samples
+
+
+def _rechecked(
+    record: Record, rebuilt: _Bodies, why: str, settled_by: tuple[str, ...]
+) -> Rechecked:
+    body = rebuilt.get(_key(record.body))
+    if not why and body is None:
+        why = "its samples give no result for it"
+    found = () if body is None else tuple(differences(record.body, body))
+    outcomes = [Outcome.UNREADABLE] if why else [each.outcome for each in found]
+    return Rechecked(
+        id=record.id,
+        seq=record.seq,
+        what=f"run {record.body.get('run')}, {_key(record.body)[0]}",
+        tool=record.tool,
+        commit=record.commit,
+        outcome=max(outcomes, key=list(Outcome).index, default=Outcome.SAME),
+        differences=found,
+        why=why,
+        settled_by=settled_by,
+    )
+
+
+def differences(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> Iterator[Difference]:
+    """Every member, down to single values, that is not the same to the byte."""
+    old, new = dict(_leaves(recorded, "")), dict(_leaves(rebuilt, ""))
+    for member in {**old, **new}:
+        before, after = _text(old, member), _text(new, member)
+        if before != after:
+            outcome = _outcome(old.get(member), new.get(member), before, after)
+            yield Difference(member, before, after, outcome)
+
+
+def _outcome(old: Json, new: Json, before: str | None, after: str | None) -> Outcome:
+    if before is None:
+        return Outcome.MORE
+    if after is not None and _are_numbers(old, new) and _is_rounding(old, new):
+        return Outcome.ROUNDING
+    return Outcome.DIFFERS
+
+
+def _are_numbers(*values: Json) -> bool:
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _is_rounding(old: Any, new: Any) -> bool:
+    return math.isclose(old, new, rel_tol=ROUNDING, abs_tol=NEAR_ZERO)
+
+
+def _leaves(value: Any, member: str) -> Iterator[tuple[str, Json]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{member}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{member}[{number}]")
+    else:
+        yield member, value
+
+
+def _text(leaves: Mapping[str, Json], member: str) -> str | None:
+    return canonical_bytes(leaves[member]).decode() if member in leaves else None
