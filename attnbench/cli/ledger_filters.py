@@ -14,7 +14,8 @@ import msgspec
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Record, State, Status
-from attnbench.ledger.survey import Line, survey
+from attnbench.ledger.record import Envelope
+from attnbench.ledger.survey import survey
 
 # What a record may say, from `protocol` and `quality`.
 VERDICTS = (
@@ -54,14 +55,14 @@ class Filters:
     since: datetime | None
     tainted: bool
 
-    def __call__(self, line: Line) -> bool | None:
-        if self.kind is not None and line.about.kind != self.kind.value.encode():
+    def __call__(self, text: bytes, about: Envelope) -> bool | None:
+        if self.kind is not None and about.kind != self.kind.value.encode():
             return None
-        if self.since is not None and _moment(line) < self.since:
+        if self.since is not None and _moment(text, about) < self.since:
             return None
         if not (self.cell or self.method or self.verdict or self.run):
             return True
-        return self._accept_body(_DECODER.decode(line.text).body) or None
+        return self._accept_body(_DECODER.decode(text).body) or None
 
     def _accept_body(self, body: _Body) -> bool:
         return (
@@ -83,9 +84,9 @@ class Words(NamedTuple):
     cell: frozenset[str]
 
 
-def words(line: Line) -> Words | None:
+def words(text: bytes, _about: Envelope) -> Words | None:
     """A look for what `refuse_unknown` has to know."""
-    body = _DECODER.decode(line.text).body
+    body = _DECODER.decode(text).body
     verdicts = frozenset(str(value).lower() for value in _named(body.verdict).values())
     return Words(verdicts, frozenset(map(str, _named(body.cell))))
 
@@ -142,8 +143,8 @@ def parse_percent(text: str) -> float | None:
     return percent / 100
 
 
-def _moment(line: Line) -> datetime:
-    found = _UTC.search(line.text, line.about.start)
+def _moment(text: bytes, about: Envelope) -> datetime:
+    found = _UTC.search(text, about.start)
     return datetime.fromisoformat(found[1].decode() if found else "")
 
 

@@ -37,10 +37,8 @@ def recomputed_json(found: Recomputed) -> dict[str, Any]:
 def recomputed_text(found: Recomputed) -> str:
     """How many are the same, each that is not with what it says now, and what else changed."""
     counts = _counts(found)
-    lines = [
-        f"{len(found.results)} results built again from their samples by attnbench {TOOL} "
-        f"({source_commit()}):"
-    ]
+    here = f"attnbench {TOOL} ({source_commit()})"
+    lines = [f"{len(found.results)} results built again from their samples by {here}:"]
     lines += [f"{counts[it]:>7}  {SAID[it]}" for it in Outcome if counts[it]]
     for result in found.results:
         if result.outcome in (Outcome.DIFFERS, Outcome.UNREADABLE):

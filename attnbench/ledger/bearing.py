@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from attnbench.ledger.folding import OPENED, State, fold
-from attnbench.ledger.record import Kind, Record
-from attnbench.ledger.survey import Line, Survey, survey
+from attnbench.ledger.record import Envelope, Kind, Record
+from attnbench.ledger.survey import Survey, survey
 
 _LIST = msgspec.json.Decoder(list[str])
 
@@ -97,6 +97,6 @@ def _openings(walk: Survey[Any]) -> list[int]:
     return [seq for seq, _ in survey(walk.path, opening, source=walk.source).finds]
 
 
-def opening(line: Line) -> bool | None:
+def opening(text: bytes, about: Envelope) -> bool | None:
     """A look for lines that open a session."""
-    return (line.about.kind == b"session" and b'"phase":"opened"' in line.text) or None
+    return (about.kind == b"session" and b'"phase":"opened"' in text) or None

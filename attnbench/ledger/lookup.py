@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from attnbench.ledger.faults import UnknownRecord
-from attnbench.ledger.record import Kind, Record, content
-from attnbench.ledger.survey import Line, Survey, survey
+from attnbench.ledger.record import Envelope, Kind, Record, content
+from attnbench.ledger.survey import Survey, survey
 
 MOST_COMPARED = 20_000  # ids; to look for the nearest among more takes longer than typing it again
 
@@ -20,13 +20,13 @@ class Begins:
 
     prefix: str
 
-    def __call__(self, line: Line) -> bool | None:
+    def __call__(self, text: bytes, about: Envelope) -> bool | None:
         prefix = self.prefix.encode()
-        if line.about.id.startswith(prefix):
+        if about.id.startswith(prefix):
             return True
-        if b'"run":"%b' % prefix not in line.text:
+        if b'"run":"%b' % prefix not in text:
             return None
-        return str(content(line.text)["body"].get("run", "")).startswith(self.prefix) or None
+        return str(content(text, about)["body"].get("run", "")).startswith(self.prefix) or None
 
 
 def matching(path: Path, prefix: str) -> tuple[Survey[bool], list[Record]]:

@@ -30,10 +30,10 @@ _ENCODER = msgspec.json.Encoder(order="sorted")
 _BEFORE_A_NUMBER = b",:[-"
 _AS_ONE = bytes.maketrans(b"123456789" + _BEFORE_A_NUMBER, b"0" * 9 + b"," * len(_BEFORE_A_NUMBER))
 _LONG_NUMBER = b"," + b"0" * 16
+_EXPONENT = re.compile(rb"e(?:-[1-6]|\+?[0-9]+)[,\]}]")
 _FRACTION_OF_ZERO = re.compile(rb"\.0[,\]}]")
 _DIGITS_AT_THE_END = re.compile(rb"([1-9])\.?([0-9]*)\Z")
 _LONGEST_DIGITS = 18
-_EXPONENT = re.compile(rb"e(?:-[1-6]|\+?[0-9]+)[,\]}]")
 _BEYOND_THE_PLANE = re.compile(rb"[\xf0-\xff]")
 
 

@@ -128,27 +128,30 @@ def unseal(line: bytes) -> Record:
     Raises BadLine where a byte was changed, the form is not canonical, or the record was written
     by a newer attnbench.
     """
-    envelope(line)
-    members = content(line)
+    members = content(line, envelope(line))
     members["kind"], members["cites"] = _KINDS[members["kind"]], tuple(members["cites"])
     return Record(**members)
 
 
 class Envelope(NamedTuple):
-    """What a line says beside its content, as its bytes; `start` is where `hash` begins."""
+    """What a line says beside its content, as its bytes; `start` is where `hash` begins, and
+    `what`, `form` and `made` are the members after it that the id is of."""
 
     start: int
     hash: bytes
     id: bytes
+    what: bytes
     kind: bytes
     origin: bytes
     prev: bytes
+    form: bytes
     schema: bytes
     seq: bytes
+    made: bytes
 
 
 def envelope(line: bytes) -> Envelope:
-    """Check the hashes of a line (without its newline), and read what surrounds its content.
+    """Check the hash of a line (without its newline), and read what surrounds its content.
 
     Raises BadLine where a byte was changed or this is no record. The content is not read.
     """
@@ -156,34 +159,35 @@ def envelope(line: bytes) -> Envelope:
     found = _ENVELOPE.fullmatch(line, start) if start >= 0 else None
     if found is None:
         raise BadLine(_why_unreadable(line))
-    hash, id, what, kind, origin, prev, form, schema, seq, made = found.groups()
+    about = Envelope(start, *found.groups())
     hashed = hashlib.sha256(line[:start])
-    identified = hashed.copy()
     hashed.update(line[found.end(1) + 1 :])
-    if hashed.hexdigest().encode() != hash:
+    if hashed.hexdigest().encode() != about.hash:
         raise BadLine("its bytes do not match its hash: it was changed after it was written")
-    identified.update(what + form + made)
-    if identified.hexdigest().encode() != id:
-        raise BadLine("its content does not match its id")
-    return Envelope(start, hash, id, kind, origin, prev, schema, seq)
+    return about
 
 
-_HEX32, _HEX64 = rb"[0-9a-f]{32}", rb"[0-9a-f]{64}"
+# What is between quotes here is looked at in full by `content`: this has to be fast.
+_32, _64 = rb'[^"]{32}', rb'[^"]{64}'
 _ENVELOPE = re.compile(
-    rb',"hash":"(%b)","id":"(%b)"' % (_HEX64, _HEX64)
-    + rb'(,"kind":"([^"\\]*)","nonce":"%b")' % _HEX32
-    + rb',"origin":"(%b)","prev":"(%b)"' % (_HEX32, _HEX64)
+    rb',"hash":"(%b)","id":"(%b)"' % (_64, _64)
+    + rb'(,"kind":"([^"\\]*)","nonce":"%b")' % _32
+    + rb',"origin":"(%b)","prev":"(%b)"' % (_32, _64)
     + rb'(,"schema":([0-9]+)),"seq":([0-9]+)'
-    + rb'(,"tool":"(?:[^"\\]|\\.)*","utc":"[0-9TZ:.-]+"\})',
+    + rb'(,"tool":"[^"\\]*(?:\\.[^"\\]*)*","utc":"[^"\\]+"\})',
     re.DOTALL,
 )
+_FORM = re.compile("[0-9a-f]{32} [0-9a-f]{32} [0-9a-f]{64} [0-9TZ:.-]+")
 
 
-def content(line: bytes) -> dict[str, Any]:
-    """The members of a line, whose hashes are not looked at.
+def content(line: bytes, about: Envelope) -> dict[str, Any]:
+    """The members of a line that has this envelope.
 
-    Raises BadLine where the form is not canonical or they are not those of a record.
+    Raises BadLine where they do not match the id, the form is not canonical, or they are not those
+    of a record.
     """
+    if _sha256(line[: about.start] + about.what + about.form + about.made).encode() != about.id:
+        raise BadLine("its content does not match its id")
     try:
         members = canonical_object(line)
     except NotCanonical as refusal:
@@ -209,6 +213,7 @@ def _well_typed(members: Mapping[str, Any]) -> bool:
     cites, commit = members["cites"], members["commit"]
     return (
         isinstance(members["body"], dict)
+        and _FORM.fullmatch("{nonce} {origin} {prev} {utc}".format_map(members)) is not None
         and (commit is None or isinstance(commit, str))
         and isinstance(cites, list)
         and all(isinstance(cited, str) for cited in cites)

@@ -14,9 +14,9 @@ from pathlib import Path
 from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import Json
 from attnbench.ledger.faults import TornTail
-from attnbench.ledger.record import Head, Record, unseal
+from attnbench.ledger.record import Envelope, Head, Record, unseal
 from attnbench.ledger.storage import write_file
-from attnbench.ledger.survey import Line, Survey, survey_until_fault
+from attnbench.ledger.survey import Survey, survey_until_fault
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _torn_tail(path: Path) -> _Tail | None:
     return _Tail(fault.line, torn, fault.only_newline, head)
 
 
-def _nothing(_: Line) -> None:
+def _nothing(_text: bytes, _about: Envelope) -> None:
     return None
 
 

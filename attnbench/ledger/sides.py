@@ -17,8 +17,8 @@ from attnbench.ledger.book import Ledger
 from attnbench.ledger.comparison import Side
 from attnbench.ledger.folding import Status
 from attnbench.ledger.lookup import find_results, matching
-from attnbench.ledger.record import Kind, Record
-from attnbench.ledger.survey import Find, Line, Survey, survey
+from attnbench.ledger.record import Envelope, Kind, Record
+from attnbench.ledger.survey import Find, Survey, survey
 
 
 class OfAnArm(NamedTuple):
@@ -44,11 +44,11 @@ _DECODER = msgspec.json.Decoder(_Members)
 _RESULT = Kind.RESULT.value.encode()
 
 
-def arm_results(line: Line) -> OfAnArm | None:
+def arm_results(text: bytes, about: Envelope) -> OfAnArm | None:
     """A look for the results of arms; a calibration is a result about the instrument."""
-    if line.about.kind != _RESULT:
+    if about.kind != _RESULT:
         return None
-    body = _DECODER.decode(line.text).body
+    body = _DECODER.decode(text).body
     if body.calibration is not msgspec.UNSET:
         return None
     return OfAnArm(str(body.run), bytes(body.cell), str(body.arm))

@@ -1,6 +1,6 @@
 """One walk along a ledger of any size, in several processes where it is large.
 
-Every line is checked: its bytes against its hash and its id, its place in the chain, its kind. What
+Every line is checked: its bytes against its hash, its place in the chain, its kind. What
 a caller wants of a line, a `Look`, is asked of each; whoever needs whole records reads the few that
 were found, and each is then checked in full. Of all lines the id, the place in the file and the
 citations are kept, as bytes: the standing of a record follows from them (`bearing`).
@@ -14,11 +14,20 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 from attnbench.ledger.chain import misplaced
 from attnbench.ledger.faults import BadLine, BrokenLedger, LedgerUnavailable, TornTail
-from attnbench.ledger.record import Envelope, Head, Kind, Record, envelope, unknown_form, unseal
+from attnbench.ledger.record import (
+    SCHEMA,
+    Envelope,
+    Head,
+    Kind,
+    Record,
+    envelope,
+    unknown_form,
+    unseal,
+)
 from attnbench.ledger.storage import explained, settled_size
 
 _T = TypeVar("_T")
@@ -28,16 +37,9 @@ CHUNK_BYTES = 32 * 1024 * 1024
 ID = 64  # bytes of an id
 
 
-class Line(NamedTuple):
-    """One line, without its newline, and what surrounds its content."""
-
-    text: bytes
-    about: Envelope
-
-
-Look = Callable[[Line], "_T | None"]
-"""What a caller wants of a line; None where there is nothing. It is sent to other processes, and
-may raise BadLine."""
+Look = Callable[[bytes, Envelope], "_T | None"]
+"""What a caller wants of a line (without its newline, and what surrounds its content); None where
+there is nothing. It is sent to other processes, and may raise BadLine."""
 
 
 class Find(NamedTuple, Generic[_T]):
@@ -125,11 +127,10 @@ def survey_until_fault(
 
 @dataclass
 class _Chunk(Generic[_T]):
-    """What one process saw of its part; numbers and places count from its beginning."""
+    """What one process saw of its part; numbers count from its beginning."""
 
     first: Envelope | None = None
-    last: Head | None = None
-    start: int = 0
+    last: Envelope | None = None
     ids: list[bytes] = field(default_factory=list)
     ends: array[int] = field(default_factory=lambda: array("Q"))
     finds: list[tuple[int, _T]] = field(default_factory=list)
@@ -197,44 +198,51 @@ def _identity(fd: int) -> _Identity:
 
 def _walked(path: Path, identity: _Identity, part: tuple[int, int], look: Look[_T]) -> _Chunk[_T]:
     start, end = part
-    chunk: _Chunk[_T] = _Chunk(start=start)
+    chunk: _Chunk[_T] = _Chunk()
     with explained(path, "read"), path.open("rb") as file:
         if _identity(file.fileno()) != identity:
             raise LedgerUnavailable(f"{path} was exchanged while it was read", hint="Try again.")
         file.seek(start)
-        at = start
-        while at < end:
-            line = file.readline(end - at)
-            at += len(line)
-            try:
-                _take(chunk, line, look)
-            except BadLine as bad:
-                chunk.bad = bad.message
-            if chunk.bad or chunk.torn is not None:
-                break
-            chunk.ends.append(at)
+        try:
+            _walk_lines(chunk, _lines(file, start, end), look)
+        except BadLine as bad:
+            chunk.bad = bad.message
     return chunk
 
 
-def _take(chunk: _Chunk[_T], line: bytes, look: Look[_T]) -> None:
-    """Check a line and keep what is wanted of it."""
-    if not line.endswith(b"\n"):
-        chunk.torn = _is_whole(line)
-        return
-    text = line[:-1]
-    about = envelope(text)
-    if unknown := unknown_form(about.kind.decode(), int(about.schema)):
-        raise BadLine(unknown)
-    if chunk.last is None:
-        chunk.first = about
-    elif wrong := misplaced(_head_before(about), chunk.last):
-        raise BadLine(wrong)
-    found = look(Line(text, about))
-    chunk.last = Head(int(about.seq), about.hash.decode(), about.origin.decode())
-    chunk.ids.append(about.id)
-    _keep_bearing(chunk, text, about)
-    if found is not None:
-        chunk.finds.append((len(chunk.ids), found))
+def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Each line between two places, with the place where it ends."""
+    at = start
+    while at < end:
+        line = file.readline(end - at)
+        at += len(line)
+        yield at, line
+
+
+def _walk_lines(chunk: _Chunk[_T], lines: Iterable[tuple[int, bytes]], look: Look[_T]) -> None:
+    """Check lines and keep what is wanted of them; raises BadLine at the first that is bad."""
+    before: Envelope | None = None
+    seq = 0
+    for end, line in lines:
+        if line[-1:] != b"\n":
+            chunk.torn = _is_whole(line)
+            return
+        text = line[:-1]
+        about = envelope(text)
+        if about.kind not in _KINDS or about.schema != _SCHEMA:
+            raise BadLine(unknown_form(about.kind.decode(), int(about.schema)))
+        if before is None:
+            chunk.first, seq = about, int(about.seq)
+        elif about.prev != before.hash or int(about.seq) != seq or about.origin != before.origin:
+            raise BadLine(misplaced(_head_before(about), _head_after(before)))
+        seq += 1
+        found = look(text, about)
+        if found is not None:
+            chunk.finds.append((len(chunk.ids) + 1, found))
+        chunk.ids.append(about.id)
+        chunk.ends.append(end)
+        chunk.last = before = about
+        _keep_bearing(chunk, text, about)
 
 
 def _head_before(about: Envelope) -> Head:
@@ -242,12 +250,19 @@ def _head_before(about: Envelope) -> Head:
     return Head(int(about.seq) - 1, about.prev.decode(), about.origin.decode())
 
 
+def _head_after(about: Envelope) -> Head:
+    """The end of the chain after a line."""
+    return Head(int(about.seq), about.hash.decode(), about.origin.decode())
+
+
+_KINDS = frozenset(kind.value.encode() for kind in Kind)
+_SCHEMA = str(SCHEMA).encode()
 _REMARKS = frozenset(
     kind.value.encode()
     for kind in (Kind.RETRACTION, Kind.REINSTATEMENT, Kind.CORRECTION, Kind.CONCERN)
 )
 _SESSION = Kind.SESSION.value.encode()
-_CITES, _NO_CITES, _AFTER_CITES = b',"cites":[', b',"cites":[]', b'],"commit":'
+_CITES, _AFTER_CITES = b',"cites":[', b'],"commit":'
 
 
 def _keep_bearing(chunk: _Chunk[_T], text: bytes, about: Envelope) -> None:
@@ -264,7 +279,7 @@ def _keep_bearing(chunk: _Chunk[_T], text: bytes, about: Envelope) -> None:
         chunk.cites.append(cites)
     if about.kind in _REMARKS:
         chunk.remarks.append(number)
-    elif about.kind == _SESSION and not cites and b'"phase":"opened"' not in text:
+    elif not cites and about.kind == _SESSION and b'"phase":"opened"' not in text:
         chunk.loose_ends.append(number)
 
 
@@ -290,7 +305,7 @@ def _add(survey: Survey[_T], chunk: _Chunk[_T]) -> None:
     survey.cites += chunk.cites
     survey.remarks += [before + number for number in chunk.remarks]
     survey.loose_ends += [before + number for number in chunk.loose_ends]
-    survey.head = chunk.last or head
+    survey.head = _head_after(chunk.last) if chunk.last else head
     survey.fault = _fault(survey, chunk)
 
 

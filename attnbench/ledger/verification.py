@@ -12,8 +12,8 @@ from attnbench.ledger.blobs import get, refs_of
 from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import parse
 from attnbench.ledger.faults import BadBlob, BadLine, BrokenLedger, NotCanonical, TornTail
-from attnbench.ledger.record import Head, content
-from attnbench.ledger.survey import Line, survey, survey_until_fault
+from attnbench.ledger.record import Envelope, Head, content
+from attnbench.ledger.survey import survey, survey_until_fault
 
 
 @dataclass(frozen=True)
@@ -91,12 +91,12 @@ class _Content:
 
     checkpoint_seq: int
 
-    def __call__(self, line: Line) -> Seen | None:
-        refs = tuple(refs_of(content(line.text)["body"]))
-        seq = int(line.about.seq)
+    def __call__(self, text: bytes, about: Envelope) -> Seen | None:
+        refs = tuple(refs_of(content(text, about)["body"]))
+        seq = int(about.seq)
         if seq != self.checkpoint_seq:
             return Seen(refs, None) if refs else None
-        return Seen(refs, Head(seq, line.about.hash.decode(), line.about.origin.decode()))
+        return Seen(refs, Head(seq, about.hash.decode(), about.origin.decode()))
 
 
 class _Check:
