@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,33 +13,30 @@ import typer
 from attnbench import ledger as book
 from attnbench.cli import ledger_views as views
 from attnbench.cli.diff_view import diff_json, show_diff
+from attnbench.cli.ledger_export import export
 from attnbench.cli.ledger_filters import Filters, parse_percent, parse_since, refuse_unknown
+from attnbench.cli.ledger_listing import listed
+from attnbench.cli.ledger_options import DEFAULT, AsJson, Evidence, LedgerPath
 from attnbench.cli.tabular import show
 from attnbench.errors import Exit, UsageError
-from attnbench.ledger.bearing import around, descendants, shaken, standing
+from attnbench.ledger.bearing import around, descendants, standing
 from attnbench.ledger.comparison import Side
 from attnbench.ledger.lookup import find_record, matching
 from attnbench.ledger.sides import latest_two, run_and_earlier, side_of
-from attnbench.ledger.survey import Survey, survey
+from attnbench.ledger.survey import survey
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="""Read, compare, check and retract what was recorded.
+    help="""Read, compare, check, export, mend and take back what was recorded.
 
     Examples: `attnbench ledger log --kind result`, `attnbench ledger diff`,
     `attnbench ledger verify`.
     """,
 )
 
-LedgerPath = Annotated[
-    Path, typer.Option("--ledger", envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Evidence = Annotated[str, typer.Option(help="A record's id, or text that says where to look.")]
-BATCH = 20_000  # records that are held at a time
-DEFAULT = Path("ledger/ledger.jsonl")
+app.command()(export)
 
 
 @app.command()
@@ -248,18 +245,6 @@ def _say_standing(ledger: book.Ledger, said: book.Record, as_json: bool) -> None
     state = standing(walk, records, citing=True)
     heirs = descendants(walk, {str(said.body["target"])})
     _say(views.record_json(said, state), views.standing_text(said, len(heirs)), as_json)
-
-
-def listed(walk: Survey[bool], filters: Filters) -> Iterator[tuple[book.Record, book.State]]:
-    """The records that a filter lets pass, each with a state that knows its standing."""
-    seqs = [find.seq for find in walk.finds]
-    if filters.tainted:
-        may = shaken(walk)
-        seqs = [seq for seq in seqs if seq in may]
-    for start in range(0, len(seqs), BATCH):
-        records = walk.records(seqs[start : start + BATCH])
-        state = standing(walk, records, citing=True)
-        yield from ((r, state) for r in records if filters.accept_standing(r, state))
 
 
 @app.command()

@@ -41,6 +41,7 @@ from attnbench.protocol.calibration_result import ORDER_EFFECT
 from attnbench.protocol.cell import SessionSamples
 from attnbench.protocol.order_effect import BLOCKS, SEQUENTIAL, bias
 from attnbench.protocol.presets import Protocol
+from attnbench.protocol.registration import registrations
 
 ROUNDING = 1e-9  # relative
 NEAR_ZERO = 1e-15  # below it two numbers are both nothing
@@ -113,10 +114,11 @@ def recompute(ledger: Ledger) -> Recomputed:
     """Build every result again. Raises what reading the ledger raises, and BadBlob."""
     records = list(ledger.records())
     by_id = {record.id: record for record in records}
+    promised = {str(r.body["file_sha256"]): r for r in registrations(records)}
     state = fold(records)
     checked: list[Rechecked] = []
     for results in _by_sessions(records):
-        rebuilt, why = _rebuilt_or_why(ledger, results, by_id)
+        rebuilt, why = _rebuilt_or_why(ledger, results, by_id, promised)
         checked += (
             _rechecked(record, rebuilt, why, _settled_by(record, state, by_id))
             for record in results
@@ -146,7 +148,10 @@ _Bodies = Mapping[tuple[str, ...], Mapping[str, Any]]
 
 
 def _rebuilt_or_why(
-    ledger: Ledger, results: list[Record], by_id: Mapping[str, Record]
+    ledger: Ledger,
+    results: list[Record],
+    by_id: Mapping[str, Record],
+    promised: Mapping[str, Record],
 ) -> tuple[_Bodies, str]:
     """What the samples say today by what each body is of, or why that cannot be told."""
     closed = [by_id[id] for id in results[0].cites if id in by_id]
@@ -156,7 +161,7 @@ def _rebuilt_or_why(
         for id in record.cites
         if (opening := by_id.get(id)) is not None and is_opening(opening)
     }
-    run = RecordedRun(results, closed, opened)
+    run = RecordedRun(results, closed, opened, promised)
     try:
         if len(closed) < len(results[0].cites) or not closed:
             raise Unreadable("records that it cites are not in this ledger")

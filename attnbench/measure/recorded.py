@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from attnbench.protocol.bands import DEFAULT_BANDS, Bands, Gate
 from attnbench.protocol.cell import Arm, Cell, Role
 from attnbench.protocol.family import Family
 from attnbench.protocol.presets import Protocol
+from attnbench.protocol.reading import read
 from attnbench.protocol.result import Promise
 
 _T = TypeVar("_T")
@@ -89,6 +90,7 @@ class RecordedRun:
     results: Sequence[Record]
     closed: Sequence[Record]
     opened: Mapping[str, Record]  # by the id of the closing record
+    registrations: Mapping[str, Record]  # by the sha256 of the protocol file
 
     def evidence(self, ledger: Ledger) -> Evidence:
         """Everything that the workers sent, and what was fixed before.
@@ -97,19 +99,19 @@ class RecordedRun:
         """
         sent = [sent_by(ledger, record) for record in self.closed]
         sessions = tuple(each for each in sent if isinstance(each, SessionResult))
-        pilot = _last(sent, PilotResult)
+        pilot, quality = _last(sent, PilotResult), _last(sent, QualityResult)
         if pilot is None or not sessions:
             raise Unreadable("its results cite no pilot or no sessions", hint=_HINT)
         terms = self._terms(pilot)
         return Evidence(
             run=str(self._first["run"]),
-            plan=terms,
+            plan=terms if quality is None else replace(terms, request=self._with_bands(terms)),
             pilot=without_cheats(pilot, terms.arms, terms.dtype),
             cells=self._cells(terms),
             sessions=sessions,
             environment=self._opening(PilotResult)["environment"],
             memory=_last(sent, MemoryResult),
-            quality=_last(sent, QualityResult),
+            quality=quality,
             cites=tuple(record.id for record in self.closed),
         )
 
@@ -141,6 +143,17 @@ class RecordedRun:
                 promise=_promise(self._first),
             ),
         )
+
+    def _with_bands(self, terms: RecordedTerms) -> RecordedRequest:
+        """The request with the bands that a protocol file registered, where there is one."""
+        promise = terms.request.promise
+        if promise is None:
+            return terms.request
+        registration = self.registrations.get(promise.file_sha256)
+        if registration is None:
+            raise Unreadable("the protocol file that it was judged by is not in this ledger")
+        source = read(registration.body["text"].encode(), promise.protocol)
+        return replace(terms.request, bands=source.file.bands())
 
     def _cells(self, terms: RecordedTerms) -> tuple[CellArms, ...]:
         """Each cell with its arms in the order of the plan, baseline pair first."""

@@ -1,0 +1,177 @@
+"""A part of a ledger, walked in one go: every line checked, and what is wanted of it kept."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Generic, TypeVar
+
+from attnbench.ledger.chain import misplaced
+from attnbench.ledger.faults import BadLine, LedgerUnavailable
+from attnbench.ledger.record import (
+    SCHEMA,
+    Envelope,
+    Head,
+    Kind,
+    envelope,
+    unknown_form,
+    unseal,
+)
+from attnbench.ledger.storage import explained
+
+_T = TypeVar("_T")
+Identity = tuple[int, int]
+
+Look = Callable[[bytes, Envelope], "_T | None"]
+"""What a caller wants of a line (without its newline, and what surrounds its content); None where
+there is nothing. It is sent to other processes, and may raise BadLine."""
+
+
+@dataclass
+class Chunk(Generic[_T]):
+    """What one process saw of its part; numbers count from its beginning."""
+
+    first: Envelope | None = None
+    last: Envelope | None = None
+    ids: list[bytes] = field(default_factory=list)
+    ends: array[int] = field(default_factory=lambda: array("Q"))
+    finds: list[tuple[int, _T]] = field(default_factory=list)
+    citing: array[int] = field(default_factory=lambda: array("I"))
+    cites: list[bytes] = field(default_factory=list)
+    remarks: list[int] = field(default_factory=list)
+    loose_ends: list[int] = field(default_factory=list)
+    bad: str = ""
+    torn: bool | None = None  # whether only a newline is missing
+
+
+@dataclass(frozen=True)
+class Walk(Generic[_T]):
+    """The walk along any part of one file."""
+
+    path: Path
+    identity: Identity
+    look: Look[_T]
+
+    def __call__(self, part: tuple[int, int]) -> Chunk[_T]:
+        return _walked(self.path, self.identity, part, self.look)
+
+
+def bounds_of(fd: int, size: int, chunk_bytes: int) -> list[int]:
+    """Where the parts of a file begin, each at the beginning of a line, and its end."""
+    bounds = [0]
+    while bounds[-1] < size:
+        bounds.append(_line_after(fd, bounds[-1] + chunk_bytes, size))
+    return bounds
+
+
+def _line_after(fd: int, at: int, size: int) -> int:
+    while at < size:
+        block = os.pread(fd, min(1 << 16, size - at), at)
+        newline = block.find(b"\n")
+        if newline >= 0:
+            return at + newline + 1
+        at += len(block)
+    return size
+
+
+def identity_of(fd: int) -> Identity:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _walked(path: Path, identity: Identity, part: tuple[int, int], look: Look[_T]) -> Chunk[_T]:
+    start, end = part
+    chunk: Chunk[_T] = Chunk()
+    with explained(path, "read"), path.open("rb") as file:
+        if identity_of(file.fileno()) != identity:
+            raise LedgerUnavailable(f"{path} was exchanged while it was read", hint="Try again.")
+        file.seek(start)
+        try:
+            _walk_lines(chunk, _lines(file, start, end), look)
+        except BadLine as bad:
+            chunk.bad = bad.message
+    return chunk
+
+
+def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+    """Each line between two places, with the place where it ends."""
+    at = start
+    while at < end:
+        line = file.readline(end - at)
+        at += len(line)
+        yield at, line
+
+
+def _walk_lines(chunk: Chunk[_T], lines: Iterable[tuple[int, bytes]], look: Look[_T]) -> None:
+    """Check lines and keep what is wanted of them; raises BadLine at the first that is bad."""
+    before: Envelope | None = None
+    seq = 0
+    for end, line in lines:
+        if line[-1:] != b"\n":
+            chunk.torn = _is_whole(line)
+            return
+        text = line[:-1]
+        about = envelope(text)
+        if about.kind not in _KINDS or about.schema != _SCHEMA:
+            raise BadLine(unknown_form(about.kind.decode(), int(about.schema)))
+        if before is None:
+            chunk.first, seq = about, int(about.seq)
+        elif about.prev != before.hash or int(about.seq) != seq or about.origin != before.origin:
+            raise BadLine(misplaced(head_before(about), head_after(before)))
+        seq += 1
+        found = look(text, about)
+        if found is not None:
+            chunk.finds.append((len(chunk.ids) + 1, found))
+        chunk.ids.append(about.id)
+        chunk.ends.append(end)
+        chunk.last = before = about
+        _keep_bearing(chunk, text, about)
+
+
+def head_before(about: Envelope) -> Head:
+    """The end of the chain that a line says it continues."""
+    return Head(int(about.seq) - 1, about.prev.decode(), about.origin.decode())
+
+
+def head_after(about: Envelope) -> Head:
+    """The end of the chain after a line."""
+    return Head(int(about.seq), about.hash.decode(), about.origin.decode())
+
+
+_KINDS = frozenset(kind.value.encode() for kind in Kind)
+_SCHEMA = str(SCHEMA).encode()
+_REMARKS = frozenset(
+    kind.value.encode()
+    for kind in (Kind.RETRACTION, Kind.REINSTATEMENT, Kind.CORRECTION, Kind.CONCERN)
+)
+_SESSION = Kind.SESSION.value.encode()
+_CITES, _AFTER_CITES = b',"cites":[', b'],"commit":'
+
+
+def _keep_bearing(chunk: Chunk[_T], text: bytes, about: Envelope) -> None:
+    """Keep what may bear on the standing of other records.
+
+    The last `,"cites":[` before the hash is the record's own: after its list only `commit` comes,
+    a string or null, in which a quote would be escaped.
+    """
+    number = len(chunk.ids)
+    begin = text.rfind(_CITES, 0, about.start) + len(_CITES)
+    cites = text[begin : text.rfind(_AFTER_CITES, begin, about.start)]
+    if cites:
+        chunk.citing.append(number)
+        chunk.cites.append(cites)
+    if about.kind in _REMARKS:
+        chunk.remarks.append(number)
+    elif not cites and about.kind == _SESSION and b'"phase":"opened"' not in text:
+        chunk.loose_ends.append(number)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        unseal(line)
+    except BadLine:
+        return False
+    return True
