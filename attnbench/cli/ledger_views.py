@@ -14,7 +14,14 @@ from attnbench.ledger import Kind, Record, Repair, Report, State, Status
 
 SHORT_ID = 12
 LONGEST = 72  # characters of a text; `ledger show` prints all of it
-SAID = ("reason", "note", "claim", "concern")  # members of a body that are text for people
+SAID = (
+    "reason",
+    "note",
+    "claim",
+    "concern",
+    "repaired",
+    "quarantine",
+)  # members of a body that are text for people
 STYLES = {
     "KILL": "red",
     "SLOWER": "red",

@@ -1,4 +1,4 @@
-"""The ledger against a list in memory, under random appends, retractions, tears and reopenings."""
+"""The ledger against a list in memory, under random appends, retractions, tears and repairs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,18 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from attnbench.ledger import Kind, Ledger, Reason, Record, Status, fold, retract, verify
+from attnbench.ledger import (
+    Kind,
+    Ledger,
+    Reason,
+    Record,
+    Status,
+    fold,
+    reinstate,
+    repair,
+    retract,
+    verify,
+)
 from attnbench.ledger.faults import Refused, TornTail
 
 BODIES = st.dictionaries(
@@ -44,12 +55,45 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def retract(self, data):
         target = data.draw(st.sampled_from(self.model))
-        if target.kind is Kind.RETRACTION or target.id in self.retracted:
+        if target.kind is not Kind.CLAIM or target.id in self.retracted:
             with pytest.raises(Refused):
                 retract(self.ledger, target.id, Reason.SUPERSEDED, "again")
             return
         self.model.append(retract(self.ledger, target.id, Reason.SUPERSEDED, "newer"))
         self.retracted.add(target.id)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def reinstate(self, data):
+        named = data.draw(st.sampled_from(self.model))
+        target = named.body["target"] if named.kind is Kind.RETRACTION else named.id
+        if target not in self.retracted:
+            with pytest.raises(Refused, match="not retracted"):
+                reinstate(self.ledger, named.id, "it was right")
+            return
+        self.model.append(reinstate(self.ledger, named.id, "it was right"))
+        self.retracted.remove(target)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def tear_and_repair(self, data):
+        whole = self.ledger.path.read_bytes()
+        start = whole.rfind(b"\n", 0, -1) + 1
+        os.truncate(self.ledger.path, data.draw(st.integers(start + 1, len(whole) - 1)))
+        torn = self.ledger.path.read_bytes()[start:]
+        done = repair(self.ledger)
+        if done.quarantine is not None:
+            assert done.quarantine.read_bytes() == torn
+            self.forget(self.model.pop())
+        self.model.append(done.record)
+
+    def forget(self, lost):
+        """What a record that was never written to its end said of others never held."""
+        self.retracted.discard(lost.id)
+        if lost.kind is Kind.RETRACTION:
+            self.retracted.discard(lost.body["target"])
+        elif lost.kind is Kind.REINSTATEMENT:
+            self.retracted.add(lost.body["target"])
 
     @precondition(lambda self: self.model)
     @rule(data=st.data())
