@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -38,10 +39,12 @@ def show_diff(diff: Diff, gate: Gate | None) -> None:
 
 
 def _show_changes(diff: Diff) -> None:
-    for cell in dict.fromkeys(cell_text(change.cell) for change in diff.changes):
+    rows: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
+    for change in diff.changes:
+        rows[cell_text(change.cell)].append(_row(change))
+    for cell, of_cell in rows.items():
         typer.echo(f"\n{cell}")
-        rows = [_row(change) for change in diff.changes if cell_text(change.cell) == cell]
-        show(Grid(COLUMNS, rows, right=frozenset(COLUMNS[1:8]), styles=STYLES))
+        show(Grid(COLUMNS, of_cell, right=frozenset(COLUMNS[1:8]), styles=STYLES))
     typer.echo("\n".join(["", *_remarks(diff)]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from attnbench.ledger.faults import BadBlob
@@ -13,13 +13,13 @@ from attnbench.ledger.storage import explained, write_file
 _REF = re.compile(r"sha256:([0-9a-f]{64})")
 
 
-def refs_of(body: Mapping[str, object]) -> Iterator[str]:
+def refs_of(body: Mapping[str, object]) -> tuple[str, ...]:
     """The blobs that a record's body names: its raw samples, and evidence that is no record."""
     samples, evidence = body.get("samples"), body.get("evidence")
-    if isinstance(samples, str):
-        yield samples
+    named = (samples,) if isinstance(samples, str) else ()
     if isinstance(evidence, str) and _REF.fullmatch(evidence):
-        yield evidence
+        return (*named, evidence)
+    return named
 
 
 def put(folder: Path, data: bytes) -> str:

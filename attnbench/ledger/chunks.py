@@ -24,6 +24,7 @@ from attnbench.ledger.storage import explained
 
 _T = TypeVar("_T")
 Identity = tuple[int, int]
+_BLOCK_BYTES = 1 << 18
 
 Look = Callable[[bytes, Envelope], "_T | None"]
 """What a caller wants of a line (without its newline, and what surrounds its content); None where
@@ -90,30 +91,37 @@ def _walked(path: Path, identity: Identity, part: tuple[int, int], look: Look[_T
             raise LedgerUnavailable(f"{path} was exchanged while it was read", hint="Try again.")
         file.seek(start)
         try:
-            _walk_lines(chunk, _lines(file, start, end), look)
+            _walk_lines(chunk, start, _blocks(file, end - start), look)
         except BadLine as bad:
             chunk.bad = bad.message
     return chunk
 
 
-def _lines(file: BinaryIO, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Each line between two places, with the place where it ends."""
-    at = start
-    while at < end:
-        line = file.readline(end - at)
-        at += len(line)
-        yield at, line
+def _blocks(file: BinaryIO, size: int) -> Iterator[bytes]:
+    """So many bytes, in pieces that a processor's cache holds."""
+    while size > 0 and (block := file.read(min(size, _BLOCK_BYTES))):
+        size -= len(block)
+        yield block
 
 
-def _walk_lines(chunk: Chunk[_T], lines: Iterable[tuple[int, bytes]], look: Look[_T]) -> None:
+def _lines(blocks: Iterable[bytes], chunk: Chunk[_T]) -> Iterator[bytes]:
+    """Each line without its newline; what follows the last one is torn."""
+    rest = b""
+    for block in blocks:
+        first, *others = block.split(b"\n")
+        rest += first
+        for other in others:
+            yield rest
+            rest = other
+    if rest:
+        chunk.torn = _is_whole(rest)
+
+
+def _walk_lines(chunk: Chunk[_T], start: int, blocks: Iterable[bytes], look: Look[_T]) -> None:
     """Check lines and keep what is wanted of them; raises BadLine at the first that is bad."""
     before: Envelope | None = None
-    seq = 0
-    for end, line in lines:
-        if line[-1:] != b"\n":
-            chunk.torn = _is_whole(line)
-            return
-        text = line[:-1]
+    end, seq = start, 0
+    for text in _lines(blocks, chunk):
         about = envelope(text)
         if about.kind not in _KINDS or about.schema != _SCHEMA:
             raise BadLine(unknown_form(about.kind.decode(), int(about.schema)))
@@ -122,6 +130,7 @@ def _walk_lines(chunk: Chunk[_T], lines: Iterable[tuple[int, bytes]], look: Look
         elif about.prev != before.hash or int(about.seq) != seq or about.origin != before.origin:
             raise BadLine(misplaced(head_before(about), head_after(before)))
         seq += 1
+        end += len(text) + 1
         found = look(text, about)
         if found is not None:
             chunk.finds.append((len(chunk.ids) + 1, found))

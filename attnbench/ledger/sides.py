@@ -42,6 +42,8 @@ class _Members(msgspec.Struct):
 
 _DECODER = msgspec.json.Decoder(_Members)
 _RESULT = Kind.RESULT.value.encode()
+_SEEN: dict[bytes, bytes] = {}
+"""Equal cells as one object, which is sent to another process once."""
 
 
 def arm_results(text: bytes, about: Envelope) -> OfAnArm | None:
@@ -51,7 +53,8 @@ def arm_results(text: bytes, about: Envelope) -> OfAnArm | None:
     body = _DECODER.decode(text).body
     if body.calibration is not msgspec.UNSET:
         return None
-    return OfAnArm(str(body.run), bytes(body.cell), str(body.arm))
+    cell = bytes(body.cell)
+    return OfAnArm(str(body.run), _SEEN.setdefault(cell, cell), str(body.arm))
 
 
 def side_of(name: str, ledger: Ledger) -> Side:

@@ -92,7 +92,7 @@ class _Content:
     checkpoint_seq: int
 
     def __call__(self, text: bytes, about: Envelope) -> Seen | None:
-        refs = tuple(refs_of(content(text, about)["body"]))
+        refs = refs_of(content(text, about)["body"])
         seq = int(about.seq)
         if seq != self.checkpoint_seq:
             return Seen(refs, None) if refs else None
