@@ -143,3 +143,46 @@ def test_a_wrong_import_is_seen_wherever_it_stands(source):
 )
 def test_a_right_import_is_left_alone(source):
     assert forbidden("attnbench.protocol", source) == set()
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def runtime_imports(path: Path) -> set[str]:
+    """What importing a file imports: at the top, and not for type checkers alone."""
+    package = ".".join(path.relative_to(PACKAGE.parent).parent.parts)
+    top = [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.If)]
+    found: set[str] = set()
+    for node in top:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            found |= set(imported(ast.unparse(node), package))
+    return found
+
+
+def reached_from(*modules: str) -> set[str]:
+    """Every module that importing some of this package imports, its own and others'."""
+    files = {module_of(path): path for path in MODULES}
+    seen: set[str] = set()
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        waiting += runtime_imports(files[name]) if name in files else ()
+    return seen
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["attnbench.cli.ledger", "attnbench.measure.recompute", "attnbench.cli.recompute_view"],
+)
+def test_the_ledger_and_building_its_results_again_need_no_torch(module):
+    assert module in reached_from(module)
+    assert not {name.split(".")[0] for name in reached_from(module)} & HEAVY
+
+
+def test_what_an_import_reaches_is_followed_to_torch():
+    assert "torch" in reached_from("attnbench.measure.plan")

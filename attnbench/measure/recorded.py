@@ -129,9 +129,12 @@ class RecordedRun:
         return found[-1]
 
     def _terms(self, pilot: PilotResult) -> RecordedTerms:
-        task = self._opening(PilotResult)["task"]
+        opening = self._opening(PilotResult)
+        task, sources = opening["task"], opening.get("sources", {})
         said = {record.body["method"]: record.body for record in self.results}
-        arms = tuple(_arm(arm, said.get(arm["label"]), pilot) for arm in task["bench"]["arms"])
+        arms = tuple(
+            _arm(arm, said.get(arm["label"]), pilot, sources) for arm in task["bench"]["arms"]
+        )
         verdicts = [record.body["verdict"] for record in self.results]
         return RecordedTerms(
             arms=arms,
@@ -188,7 +191,13 @@ def sent_by(ledger: Ledger, closed: Record) -> TaskResult:
     return result
 
 
-def _arm(arm: Mapping[str, Any], said: Mapping[str, Any] | None, pilot: PilotResult) -> RecordedArm:
+def _arm(
+    arm: Mapping[str, Any],
+    said: Mapping[str, Any] | None,
+    pilot: PilotResult,
+    sources: Mapping[str, str],
+) -> RecordedArm:
+    """An arm of the pilot's task. Records of early versions do not say the sources beforehand."""
     label = arm["label"]
     if said is not None:
         family = Family(said["family"])
@@ -199,7 +208,7 @@ def _arm(arm: Mapping[str, Any], said: Mapping[str, Any] | None, pilot: PilotRes
         label=label,
         family=family,
         asked_for=said is not None,
-        source_sha256=str(said["source_sha256"]) if said else "",
+        source_sha256=sources.get(label) or str(said["source_sha256"] if said else ""),
         built_in=arm["method"].split(",")[0] in built_in_methods(),
         claim=float(said.get("statistics", {}).get("claim", 0.0)) if said else 0.0,
         pilot_only=said is None and ran,

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import select
 import statistics
 import subprocess
 import sys
@@ -73,7 +75,7 @@ def described(path: Path) -> str:
 
 def measured(name: str, arguments: list[str]) -> str:
     """One row: what a command took."""
-    load = os.getloadavg()[0]
+    load, before_s = os.getloadavg()[0], _cpu_s()
     start = time.perf_counter()
     command = subprocess.Popen(
         [*MAIN, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -82,9 +84,16 @@ def measured(name: str, arguments: list[str]) -> str:
     said = command.communicate()[0].splitlines()
     seconds = time.perf_counter() - start
     return (
-        f"{name:<10}{seconds:>7.2f} s (limit {LIMITS_S[name]:g}) {most_mb:>6.0f} MB (limit "
-        f"{LIMIT_MB}), load {load:.1f}, exit {command.returncode}: {said[0][:60] if said else ''}"
+        f"{name:<10}{seconds:>7.2f} s (limit {LIMITS_S[name]:g}), {_cpu_s() - before_s:.2f} s of "
+        f"processors, {most_mb:.0f} MB (limit {LIMIT_MB}), load {load:.1f}, exit "
+        f"{command.returncode}: {said[0][:50] if said else ''}"
     )
+
+
+def _cpu_s() -> float:
+    """Seconds that the commands so far and their helpers used of all processors."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory_mb(command: subprocess.Popen[str]) -> Iterator[float]:
@@ -97,8 +106,6 @@ def _memory_mb(command: subprocess.Popen[str]) -> Iterator[float]:
 
 
 def _has_spoken(command: subprocess.Popen[str]) -> bool:
-    import select
-
     return bool(select.select([command.stdout], [], [], 0)[0])
 
 
