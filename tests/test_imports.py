@@ -175,12 +175,9 @@ def reached_from(*modules: str) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize(
-    "module",
-    ["attnbench.cli.ledger", "attnbench.measure.recompute", "attnbench.cli.recompute_view"],
-)
+@pytest.mark.parametrize("module", ["attnbench.cli.ledger", "attnbench.cli.recompute_view"])
 def test_the_ledger_and_building_its_results_again_need_no_torch(module):
-    assert module in reached_from(module)
+    assert "attnbench.ledger.survey" in reached_from(module)
     assert not {name.split(".")[0] for name in reached_from(module)} & HEAVY
 
 
