@@ -67,13 +67,12 @@ def _children(walk: Survey[Any], ids: Collection[str]) -> list[int]:
     if not ids:
         return []
     wanted = frozenset(ids)
-    links = zip(walk.citing, walk.cites, strict=True)
-    return [seq for seq, cites in links if not wanted.isdisjoint(_listed(cites))]
+    return [seq for seq, cites in walk.links() if not wanted.isdisjoint(_listed(cites))]
 
 
 def _ancestors(walk: Survey[Any], records: Iterable[Record]) -> list[int]:
     """The numbers of the lines that `records` derive from and that cite something themselves."""
-    cites = dict(zip(walk.citing, walk.cites, strict=True))
+    cites = dict(walk.links())
     found: set[int] = set()
     wanted = {cited for record in records for cited in record.cites}
     while wanted:

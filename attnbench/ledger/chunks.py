@@ -33,15 +33,18 @@ there is nothing. It is sent to other processes, and may raise BadLine."""
 
 @dataclass
 class Chunk(Generic[_T]):
-    """What one process saw of its part; numbers count from its beginning."""
+    """What one process saw of its part; numbers count from its beginning.
+
+    `cites` holds the text of the lists that cite something, one a line.
+    """
 
     first: Envelope | None = None
     last: Envelope | None = None
-    ids: list[bytes] = field(default_factory=list)
+    ids: bytes = b""
     ends: array[int] = field(default_factory=lambda: array("Q"))
     finds: list[tuple[int, _T]] = field(default_factory=list)
     citing: array[int] = field(default_factory=lambda: array("I"))
-    cites: list[bytes] = field(default_factory=list)
+    cites: bytes = b""
     remarks: list[int] = field(default_factory=list)
     loose_ends: list[int] = field(default_factory=list)
     bad: str = ""
@@ -119,25 +122,38 @@ def _lines(blocks: Iterable[bytes], chunk: Chunk[_T]) -> Iterator[bytes]:
 
 def _walk_lines(chunk: Chunk[_T], start: int, blocks: Iterable[bytes], look: Look[_T]) -> None:
     """Check lines and keep what is wanted of them; raises BadLine at the first that is bad."""
+    ids: list[bytes] = []
+    cites: list[bytes] = []
     before: Envelope | None = None
     end, seq = start, 0
-    for text in _lines(blocks, chunk):
-        about = envelope(text)
-        if about.kind not in _KINDS or about.schema != _SCHEMA:
-            raise BadLine(unknown_form(about.kind.decode(), int(about.schema)))
-        if before is None:
-            chunk.first, seq = about, int(about.seq)
-        elif about.prev != before.hash or int(about.seq) != seq or about.origin != before.origin:
-            raise BadLine(misplaced(head_before(about), head_after(before)))
-        seq += 1
-        end += len(text) + 1
-        found = look(text, about)
-        if found is not None:
-            chunk.finds.append((len(chunk.ids) + 1, found))
-        chunk.ids.append(about.id)
-        chunk.ends.append(end)
-        chunk.last = before = about
-        _keep_bearing(chunk, text, about)
+    try:
+        for text in _lines(blocks, chunk):
+            about = envelope(text)
+            if about.kind not in _KINDS or about.schema != _SCHEMA:
+                raise BadLine(unknown_form(about.kind.decode(), int(about.schema)))
+            if before is None:
+                chunk.first, seq = about, int(about.seq)
+            elif (
+                about.prev != before.hash or int(about.seq) != seq or about.origin != before.origin
+            ):
+                raise BadLine(misplaced(head_before(about), head_after(before)))
+            found = look(text, about)
+            seq += 1
+            end += len(text) + 1
+            ids.append(about.id)
+            chunk.ends.append(end)
+            chunk.last = before = about
+            if found is not None:
+                chunk.finds.append((len(ids), found))
+            if cited := _cited(text, about):
+                chunk.citing.append(len(ids))
+                cites.append(cited)
+            elif about.kind == _SESSION and b'"phase":"opened"' not in text:
+                chunk.loose_ends.append(len(ids))
+            if about.kind in _REMARKS:
+                chunk.remarks.append(len(ids))
+    finally:
+        chunk.ids, chunk.cites = b"".join(ids), b"\n".join(cites)
 
 
 def head_before(about: Envelope) -> Head:
@@ -160,22 +176,14 @@ _SESSION = Kind.SESSION.value.encode()
 _CITES, _AFTER_CITES = b',"cites":[', b'],"commit":'
 
 
-def _keep_bearing(chunk: Chunk[_T], text: bytes, about: Envelope) -> None:
-    """Keep what may bear on the standing of other records.
+def _cited(text: bytes, about: Envelope) -> bytes:
+    """The text of the list of citations, without its brackets.
 
     The last `,"cites":[` before the hash is the record's own: after its list only `commit` comes,
     a string or null, in which a quote would be escaped.
     """
-    number = len(chunk.ids)
     begin = text.rfind(_CITES, 0, about.start) + len(_CITES)
-    cites = text[begin : text.rfind(_AFTER_CITES, begin, about.start)]
-    if cites:
-        chunk.citing.append(number)
-        chunk.cites.append(cites)
-    if about.kind in _REMARKS:
-        chunk.remarks.append(number)
-    elif not cites and about.kind == _SESSION and b'"phase":"opened"' not in text:
-        chunk.loose_ends.append(number)
+    return text[begin : text.rfind(_AFTER_CITES, begin, about.start)]
 
 
 def _is_whole(line: bytes) -> bool:

@@ -163,9 +163,7 @@ def envelope(line: bytes) -> Envelope:
     nonce = about.what[-33:-1]
     if (nonce + about.origin + about.prev + about.id).translate(None, _HEX):
         raise BadLine(_why_unreadable(line))
-    hashed = hashlib.sha256(line[:start])
-    hashed.update(line[found.end(1) + 1 :])
-    if hashed.hexdigest().encode() != about.hash:
+    if _sha256(line[:start] + line[found.end(1) + 1 :]).encode() != about.hash:
         raise BadLine("its bytes do not match its hash: it was changed after it was written")
     return about
 

@@ -9,12 +9,14 @@ citations are kept, as bytes: the standing of a record follows from them (`beari
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 from attnbench.ledger.chain import misplaced
 from attnbench.ledger.chunks import (
@@ -48,7 +50,7 @@ class Survey(Generic[_T]):
     """What one walk found, up to the first line that is not what was appended (`fault`).
 
     `offsets` holds where each line begins, and at last where the walk ended; `citing` the numbers
-    of the lines that cite something, and `cites` the text of these lists in the same order.
+    of the lines that cite something, and `cites` the text of these lists, a line each, in parts.
     """
 
     path: Path
@@ -74,6 +76,11 @@ class Survey(Generic[_T]):
         """The ids of all lines, in their order."""
         ids = bytes(self.ids)
         return (ids[at : at + ID] for at in range(0, len(ids), ID))
+
+    def links(self) -> Iterator[tuple[int, bytes]]:
+        """The lines that cite something, by their numbers, and the text of their lists."""
+        texts = (text for part in self.cites for text in part.split(b"\n"))
+        return zip(self.citing, texts, strict=True)
 
     def records(self, seqs: Iterable[int]) -> list[Record]:
         """Read these lines in full, each checked once more. Raises BrokenLedger."""
@@ -145,11 +152,17 @@ def _chunks(path: Path, look: Look[_T], chunk_bytes: int, processes: int) -> Ite
         from multiprocessing import get_context
 
         workers = min(len(parts), processes)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context(_start_method())) as pool:
             try:
                 yield from pool.map(walk, parts)
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _start_method() -> Literal["fork", "spawn"]:
+    """A copy of this process starts at once, but is safe only where nothing else runs in it."""
+    alone = threading.active_count() == 1 and "torch" not in sys.modules
+    return "fork" if alone else "spawn"
 
 
 def _add(survey: Survey[_T], chunk: Chunk[_T]) -> None:
@@ -159,11 +172,11 @@ def _add(survey: Survey[_T], chunk: Chunk[_T]) -> None:
     if chunk.first is not None and (wrong := misplaced(head_before(chunk.first), head)):
         survey.fault = BrokenLedger(survey.source, before + 1, wrong)
         return
-    survey.ids += b"".join(chunk.ids)
+    survey.ids += chunk.ids
     survey.offsets.extend(chunk.ends)
     survey.finds += [Find(before + number, what) for number, what in chunk.finds]
     survey.citing.extend(before + number for number in chunk.citing)
-    survey.cites += chunk.cites
+    survey.cites += [chunk.cites] if chunk.citing else []
     survey.remarks += [before + number for number in chunk.remarks]
     survey.loose_ends += [before + number for number in chunk.loose_ends]
     survey.head = head_after(chunk.last) if chunk.last else head
