@@ -154,7 +154,8 @@ def _rebuilt_or_why(
     promised: Mapping[str, Record],
 ) -> tuple[_Bodies, str]:
     """What the samples say today by what each body is of, or why that cannot be told."""
-    closed = [by_id[id] for id in results[0].cites if id in by_id]
+    cited = [by_id[id] for id in results[0].cites if id in by_id]
+    closed = [record for record in cited if record.kind is Kind.SESSION]
     opened = {
         record.id: opening
         for record in closed
@@ -163,7 +164,7 @@ def _rebuilt_or_why(
     }
     run = RecordedRun(results, closed, opened, promised)
     try:
-        if len(closed) < len(results[0].cites) or not closed:
+        if len(cited) < len(results[0].cites) or not closed:
             raise Unreadable("records that it cites are not in this ledger")
         if "calibration" in results[0].body:
             return {_key(r.body): _calibration(ledger, r, run) for r in results}, ""

@@ -47,10 +47,13 @@ def ledger(tmp_path) -> Ledger:
 
 
 def run(ledger: Ledger, workers: FakeWorkers, **changes: Any) -> None:
-    """A decode run and its results, as the command records them."""
+    """A decode run and its results, as the commands record them: with the promise first."""
     evidence = Conductor(plan(**changes), ledger, NoteTaker(), run=workers).conduct()
+    promise = evidence.plan.request.promise
+    promised = [promise.registration] if promise and promise.registration else []
     for result in arm_results(evidence):
-        ledger.append(Kind.RESULT, msgspec.to_builtins(result), cites=evidence.cites)
+        body = msgspec.to_builtins(result)
+        ledger.append(Kind.RESULT, body, cites=[*promised, *evidence.cites])
 
 
 def results(ledger: Ledger) -> list[Record]:
@@ -261,7 +264,8 @@ def promised(ledger: Ledger, registered: bool) -> None:
     source = read((SPEED + gates).encode(), "a test")
     promise = Promise(protocol=source.file.id, file_sha256=source.sha256, exploratory=False)
     if registered:
-        register(ledger, source)
+        record = register(ledger, source).record
+        promise = msgspec.structs.replace(promise, registration=record.id)
     asked = request(promise=promise, bands=source.file.bands())
     run(ledger, FakeWorkers(cosine={"int8_kv,impl=torch": 0.97}), request=asked)
 
