@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from attnbench.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -31,3 +33,14 @@ def console() -> Console:
 
     own = Console()
     return own if own.is_terminal else Console(width=WIDTH_WHEN_PIPED)
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers between commas; raises `UsageError` for anything else."""
+    try:
+        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        raise UsageError(
+            f"{option} {text} is no list of whole numbers",
+            hint=f"{option} 4, or with commas {option} 1,4",
+        ) from None

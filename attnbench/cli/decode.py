@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from attnbench.cli.common import console, require_appendable
+from attnbench.cli.common import console, numbers, require_appendable
+from attnbench.errors import UsageError
 from attnbench.protocol.cell import Mode, Scope
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
     from attnbench.errors import AttnbenchError
     from attnbench.ledger import Ledger
     from attnbench.measure.chosen import PilotArm
-    from attnbench.measure.plan import DecodeRequest, Plan
+    from attnbench.measure.plan import DecodeRequest
+    from attnbench.measure.sweep_plan import SweepPlan
     from attnbench.protocol.cell import Cell
     from attnbench.protocol.result import ArmResult
 
@@ -29,10 +31,26 @@ def decode(
         ),
     ] = "embedded",
     ctx: Annotated[
-        int | None,
-        typer.Option(help="Cached tokens.", show_default="1024, or what the model has"),
+        str | None,
+        typer.Option(
+            metavar="TOKENS,…",
+            help="Cached tokens; several, separated by commas, are measured in one run.",
+            show_default="1024, or what the model has",
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
+    batch: Annotated[
+        str,
+        typer.Option(metavar="N,…", help="Sequences decoded together; several with commas."),
+    ] = "1",
+    primary: Annotated[
+        str,
+        typer.Option(
+            metavar="CTXxBATCH",
+            help="Of several cells the one whose verdicts stand alone; those of all others share "
+            "one error rate.",
+            show_default="the largest that fits",
+        ),
+    ] = "",
     method: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,6 +120,17 @@ def decode(
     ledger: Annotated[
         Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
     ] = Path("ledger/ledger.jsonl"),
+    breakdown: Annotated[
+        bool,
+        typer.Option("--breakdown", help="Show where the baseline's step goes, as a bar."),
+    ] = False,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw latency against context, with floors and ceilings, into a PNG, PDF or SVG.",
+        ),
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show arms, memory and minutes; run nothing.")
     ] = False,
@@ -123,6 +152,10 @@ def decode(
 
     attnbench decode --plan --model preset:llama-3.2-1b --ctx 32768 --batch 4
 
+    attnbench decode --ctx 512,1024,2048 --batch 1,4 --primary 2048x4 --figure sweep.png
+
+    attnbench decode --breakdown
+
     attnbench decode --scope step --scope attention --method int8_kv
 
     attnbench decode --method sink_window,window=512 --method mine.py:MyMethod
@@ -133,11 +166,18 @@ def decode(
 
     book = Ledger(ledger)
     require_appendable(book)
+    if figure is not None:
+        from attnbench.report.sweep_figure import refuse_figure
+
+        refuse_figure(figure)
+    asked = Asked(
+        contexts=numbers("--ctx", ctx) if ctx is not None else (None,),
+        batches=numbers("--batch", batch),
+        primary=_place(primary) if primary else None,
+    )
     request = DecodeRequest(
         model=model,
         protocol=preset(protocol),
-        context=ctx,
-        batch=batch,
         dtype=dtype,
         device=device,
         scopes=tuple(dict.fromkeys(scope or [Scope.STEP])),
@@ -150,11 +190,38 @@ def decode(
         table=table,
     )
     if plan:
-        show_plan(request, as_json=as_json)
+        show_plan(request, asked, as_json=as_json)
         return
-    measured = measure(request, book, as_json=as_json)
-    show_results(measured, ledger, as_json=as_json)
+    measured = measure(request, asked, book, as_json=as_json)
+    show_results(measured, ledger, as_json=as_json, breakdown=breakdown)
+    if figure is not None:
+        from attnbench.report.sweep_figure import draw
+
+        draw(measured.results, figure)
+        typer.echo(f"drawn: {figure}", err=True)
     raise typer.Exit(_exit_code(measured, slower_allowed))
+
+
+class Asked(NamedTuple):
+    """The places that were asked for: every context with every batch, and which is primary."""
+
+    contexts: tuple[int | None, ...]
+    batches: tuple[int, ...]
+    primary: tuple[int, int] | None
+
+    @property
+    def places(self) -> list[tuple[int | None, int]]:
+        """By batch, contexts ascending as they were named."""
+        return [(context, batch) for batch in self.batches for context in self.contexts]
+
+
+def _place(text: str) -> tuple[int, int]:
+    context, _, batch = text.lower().partition("x")
+    if not (context.strip().isdecimal() and batch.strip().isdecimal()):
+        raise UsageError(
+            f"--primary {text} is no context and batch", hint="--primary 32768x4, for example"
+        )
+    return int(context), int(batch)
 
 
 class Measured(NamedTuple):
@@ -177,56 +244,64 @@ def _exit_code(measured: Measured, slower_allowed: float | None) -> int:
     return int(run_exit(measured.results, slower_allowed=allowed))
 
 
-def measure(request: DecodeRequest, book: Ledger, *, as_json: bool) -> Measured:
+def measure(request: DecodeRequest, asked: Asked, book: Ledger, *, as_json: bool) -> Measured:
     """Plan, run and record."""
     import msgspec
     from rich.console import Console
 
     from attnbench.ledger import Kind
-    from attnbench.measure.chosen import pilot_alone
-    from attnbench.measure.conductor import Conductor
-    from attnbench.measure.plan import plan_decode
-    from attnbench.measure.verdicts import arm_results
+    from attnbench.measure.conductor import Sweeper
+    from attnbench.measure.lost import arms_of_pilots, sweep_results
+    from attnbench.measure.sweep_plan import plan_sweep
     from attnbench.report.progress import reporter
 
     with reporter(Console(stderr=True), json=as_json) as report:
         with report.stage("plan"):
-            plan = plan_decode(request)
-        _tell_plan(plan, report.note)
-        evidence = Conductor(plan, book, report).conduct()
+            sweep = plan_sweep(request, asked.places, asked.primary)
+        _tell_plan(sweep, report.note)
+        swept = Sweeper(sweep.plans, book, report).conduct()
         with report.stage("verdicts"):
-            results = arm_results(evidence)
+            results = sweep_results(sweep, swept)
             for result in results:
-                book.append(Kind.RESULT, msgspec.to_builtins(result), cites=evidence.cites)
-    return Measured(results, evidence.failed, pilot_alone(evidence))
+                book.append(Kind.RESULT, msgspec.to_builtins(result), cites=swept.cites)
+    return Measured(results, swept.failed, arms_of_pilots(swept))
 
 
-def _tell_plan(plan: Plan, note: Callable[[str], None]) -> None:
-    from attnbench.measure.estimate import in_words, minutes
+def _tell_plan(sweep: SweepPlan, note: Callable[[str], None]) -> None:
+    from attnbench.measure.estimate import in_words
+    from attnbench.measure.layout import place_title
 
-    for label, why in plan.skipped:
+    first = sweep.plans[0]
+    said = dict.fromkeys(skipped for plan in sweep.plans for skipped in plan.skipped)
+    for label, why in said:
         note(f"left out: {label}: {why}")
-    for remark in plan.remarks:
+    for remark in dict.fromkeys(remark for plan in sweep.plans for remark in plan.remarks):
         note(f"note: {remark}")
-    note(f"{len(plan.arms)} arms, {in_words(minutes(plan))} on {plan.facts.name}")
+    for _, unfit in sweep.unfit:
+        note(f"left out: {unfit.message}")
+    arms, time = len(first.arms), in_words(sweep.minutes)
+    if sweep.is_sweep:
+        note(f"{len(sweep.plans)} places; the primary one is {place_title(sweep.primary)}")
+    note(f"{arms} arms, {time} on {first.facts.name}")
 
 
-def show_plan(request: DecodeRequest, *, as_json: bool) -> None:
+def show_plan(request: DecodeRequest, asked: Asked, *, as_json: bool) -> None:
     """Print what a run would do."""
-    from attnbench.measure.plan import plan_decode
-    from attnbench.report.plan_table import plan_json, plan_table
+    from attnbench.measure.sweep_plan import plan_sweep
+    from attnbench.report.sweep_plan_table import sweep_plan_json, sweep_plan_table
 
-    plan = plan_decode(request)
+    sweep = plan_sweep(request, asked.places, asked.primary)
     if as_json:
-        typer.echo(plan_json(plan))
+        typer.echo(sweep_plan_json(sweep))
     else:
-        console().print(plan_table(plan))
+        console().print(sweep_plan_table(sweep))
 
 
-def show_results(measured: Measured, path: Path, *, as_json: bool) -> None:
+def show_results(measured: Measured, path: Path, *, as_json: bool, breakdown: bool = False) -> None:
     """Print the table, or the results as JSON."""
     import msgspec
 
+    from attnbench.report.bars import breakdowns, places
     from attnbench.report.decode_table import decode_table
 
     if as_json:
@@ -234,6 +309,10 @@ def show_results(measured: Measured, path: Path, *, as_json: bool) -> None:
         return
     shown, run = console(), measured.results[0].run
     shown.print(decode_table(measured.results, measured.alone))
+    if len({result.cell for result in measured.results}) > 1:
+        shown.print(places(measured.results))
+    if breakdown:
+        shown.print(breakdowns(measured.results))
     shown.print(
         f"run {run} is in {path}; `attnbench ledger log --run {run}` lists it, `attnbench ledger "
         "diff` compares it with the run before.",

@@ -200,6 +200,8 @@ def _what(record: Record) -> str:
     body = record.body
     if "calibration" in body and record.kind is Kind.RESULT:
         return f"calibration: {body['calibration']}"
+    if "footprint" in body and record.kind is Kind.RESULT:
+        return f"memory: {body['footprint']}"
     if record.kind is Kind.RESULT:
         return arm_text(str(body.get("arm", "")), str(body.get("method", "")))
     if record.kind is Kind.SESSION:

@@ -33,6 +33,9 @@ COMMANDS = {
     "protocol": Entry(
         "attnbench.cli.protocol:app", "Promise what will be measured and what decides."
     ),
+    "memory": Entry(
+        "attnbench.cli.memory:memory", "Measure KV memory; find the largest context that fits."
+    ),
     "parity": Entry("attnbench.cli.parity:parity", "Check kernels against their references."),
     "doctor": Entry("attnbench.cli.doctor:doctor", "Say what would spoil a measurement here."),
     "calibrate": Entry(

@@ -21,10 +21,10 @@ from attnbench.measure.calibration_plan import (
     CalibrationPlan,
     calibration_arms,
 )
-from attnbench.measure.conductor import PILOT_BLOCKS, PILOT_STEPS
 from attnbench.measure.device import environment
 from attnbench.measure.layout import bench_of, cell_of, steps_of
 from attnbench.measure.past import Past
+from attnbench.measure.place import PILOT_BLOCKS, PILOT_STEPS
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from msgspec.structs import replace
 
-from attnbench.errors import Unsupported
+from attnbench.errors import DoesNotFit, Unsupported
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.evidence import AGAIN, Evidence, JudgedArm
 from attnbench.measure.tasks import ArmFailure, Launch, PilotResult
@@ -17,6 +17,9 @@ from attnbench.protocol.family import Family
 from attnbench.protocol.integrity import misconduct
 from attnbench.protocol.verdict import NEXT_STEP, Finding
 
+# Of the room beside model and cache, what arms may take together: an allocator rounds.
+ROOM_SHARE = 0.95
+GIB = 1 << 30
 BROKEN_ARM = "BrokenArm"
 PLAIN = "sdpa"
 
@@ -113,6 +116,41 @@ def _misconduct(pilot: PilotResult, label: str, dtype: str) -> Finding | None:
         if finding is not None:
             return finding
     return None
+
+
+def without_crowded(pilot: PilotResult, arms: Sequence[JudgedArm]) -> PilotResult:
+    """The pilot with a failure for every arm that has no room beside the others.
+
+    Arms of a cell stand in memory together, the baseline twice. Those that were asked for come
+    first, then the others in their order; what does not fit is told with figures, and could be
+    measured in a run with fewer arms.
+    """
+    if not pilot.room_bytes:
+        return pilot
+    cells = range(len(pilot.session.cells))
+    pairs = {baseline_of(pilot, cell, arms) for cell in cells}
+    left = int(pilot.room_bytes * ROOM_SHARE)
+    left -= 2 * max(pilot.arms[label].own_bytes for label in pairs)
+    found = dict(pilot.arms)
+    for arm in sorted(arms, key=lambda arm: not arm.asked_for):
+        seen = found[arm.label]
+        if arm.label in pairs or arm.pilot_only or seen.failure is not None:
+            continue
+        if seen.own_bytes <= left:
+            left -= seen.own_bytes
+        else:
+            found[arm.label] = replace(seen, failure=_crowded(seen.own_bytes, left))
+    return replace(pilot, arms=found)
+
+
+def _crowded(own_bytes: int, left: int) -> ArmFailure:
+    return ArmFailure(
+        type=DoesNotFit.__name__,
+        message=f"it holds {own_bytes / GIB:.2f} GiB of its own, and the other arms leave "
+        f"{max(0, left) / GIB:.2f} GiB",
+        hint="measure it with fewer arms beside it, or at a smaller context or batch",
+        during="pilot",
+    )
 
 
 def takes_part(arm: JudgedArm, pilot: PilotResult, cell: int, baseline: str) -> bool:

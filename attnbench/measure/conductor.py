@@ -1,54 +1,60 @@
-"""Carries a planned decode run out: pilot, sessions, memory, quality, verdicts, records.
+"""Carries a planned decode run out: pilot, sessions, memory, quality, all of it recorded.
 
-Every worker process is a session of the ledger (`workers`); results cite those records.
+Every worker process is a session of the ledger (`workers`); results cite those records. The places
+of a sweep share each worker: one process holds the model and goes from one to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from textwrap import shorten
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
-from attnbench.errors import AttnbenchError
+from attnbench.errors import AttnbenchError, DoesNotFit
 from attnbench.ledger import Ledger
-from attnbench.measure.chosen import baseline_of, kernel_choices, takes_part, without_cheats
 from attnbench.measure.device import environment
-from attnbench.measure.evidence import AGAIN, CellArms, Evidence
-from attnbench.measure.layout import bench_of, cell_of, steps_of
+from attnbench.measure.evidence import Evidence
+from attnbench.measure.layout import cell_of, place_title
 from attnbench.measure.past import Past
-from attnbench.measure.plan import Plan, PlannedArm
-from attnbench.measure.prompts import QUALITY_WINDOWS
+from attnbench.measure.place import Place
+from attnbench.measure.plan import Plan
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
-    Bench,
-    CellPlan,
+    ArmFailure,
     MemoryResult,
-    MemoryTask,
+    PartFailure,
+    PartResult,
     PilotResult,
-    PilotTask,
+    ProfileResult,
     QualityResult,
     QualityTask,
     SessionResult,
-    SessionTask,
-    StepCounts,
-    TaskResult,
+    SweepResult,
+    SweepTask,
+    TaskPart,
 )
 from attnbench.measure.verdicts import arm_results
-from attnbench.measure.workers import NOTE_WIDTH, RunTask, Workers
-from attnbench.protocol.cell import Arm, Role
-from attnbench.protocol.family import Family
+from attnbench.measure.workers import RunTask, Workers
 from attnbench.protocol.looks import decided, looks_of
-from attnbench.protocol.schedule import SessionSchedule, schedule
 
-_R = TypeVar("_R", bound=TaskResult)
-PILOT_STEPS = StepCounts(
-    warmup_steps=15, untimed_steps=2, timed_steps=10, min_visit_ms=5.0, rehearsals=2
-)
-PILOT_BLOCKS = 4
-QUALITY_STEPS = 16
+_R = TypeVar("_R", bound=PartResult)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What came of all places: the evidence of each that was measured, in the order of the plans,
+    and why there is none of the others. `run` and `cites` are those of all of them."""
+
+    run: str
+    environment: dict[str, str | int | float]
+    evidences: tuple[Evidence, ...]
+    lost: tuple[tuple[Plan, ArmFailure], ...]
+    failed: tuple[AttnbenchError, ...]
+    cites: tuple[str, ...]
 
 
 class Conductor:
@@ -69,198 +75,226 @@ class Conductor:
         past: Past | None = None,
         name: str = "",
     ) -> None:
-        self._plan = plan
-        self._reporter = reporter
-        self._environment = environment(plan.facts)
-        self._workers = Workers(
-            ledger,
-            reporter,
-            about={
-                "environment": dict(self._environment),
-                "protocol": plan.request.protocol.name,
-                "sources": {arm.label: arm.source_sha256 for arm in plan.arms},
-            },
-            run=run,
-            promise=plan.request.promise,
-            cell=cell_of(plan, 0) if plan.request.promise else None,
-            name=name,
-        )
-        if past is not None:
-            self._workers.go_on(past)
-        self._failed: list[AttnbenchError] = []
+        self._sweeper = Sweeper((plan,), ledger, reporter, run=run, past=past, name=name)
 
     def conduct(self) -> Evidence:
         """Run every worker of the plan; raises what the pilot or a session raises.
 
         Hours of sessions are not thrown away because memory or quality failed afterwards.
         """
-        pilot = self._pilot()
-        cells = tuple(self._cell_arms(i, pilot) for i in range(len(self._plan.cells)))
-        sessions = self._sessions(cells, pilot)
-        memory = self._or_failed(self._memory, pilot)
-        quality = self._or_failed(self._quality, pilot) if self._judges_quality else None
-        return msgspec.structs.replace(
-            self._latencies(pilot, cells, sessions),
-            memory=memory,
-            quality=quality,
+        (found,) = self._sweeper.conduct().evidences
+        return found
+
+
+class Sweeper:
+    """One run of several plans, a place each, of one model on one device under one protocol.
+
+    A place that cannot be measured costs itself alone, as long as another can.
+    """
+
+    def __init__(
+        self,
+        plans: Sequence[Plan],
+        ledger: Ledger,
+        reporter: Reporter,
+        *,
+        run: RunTask = run_task,
+        past: Past | None = None,
+        name: str = "",
+    ) -> None:
+        first = plans[0]
+        self._places = _places(plans)
+        self._protocol = first.request.protocol
+        self._seed = first.request.seed
+        self._reporter = reporter
+        self._environment = environment(first.facts)
+        self._workers = Workers(
+            ledger,
+            reporter,
+            about={
+                "environment": dict(self._environment),
+                "protocol": self._protocol.name,
+                "sources": {arm.label: arm.source_sha256 for plan in plans for arm in plan.arms},
+            },
+            run=run,
+            promise=first.request.promise,
+            cell=cell_of(first, 0) if first.request.promise else None,
+            name=name,
+        )
+        if past is not None:
+            self._workers.go_on(past)
+        self._failed: list[AttnbenchError] = []
+
+    def conduct(self) -> Swept:
+        """Run every worker; raises what the pilot or a session raises, and `DoesNotFit` or
+        `Unsupported` where no place is left."""
+        self._pilots()
+        self._sessions()
+        self._or_failed(self._memory)
+        self._or_failed(self._quality)
+        self._or_failed(self._profile)
+        cites = tuple(self._workers.cites)
+        return Swept(
+            run=self._workers.run,
+            environment=self._environment,
+            evidences=tuple(
+                msgspec.structs.replace(found, failed=tuple(self._failed), cites=cites)
+                for found in self._found()
+            ),
+            lost=tuple((p.plan, p.lost) for p in self._places if p.lost is not None),
             failed=tuple(self._failed),
-            cites=tuple(self._workers.cites),
+            cites=cites,
         )
 
-    def _latencies(
-        self,
-        pilot: PilotResult,
-        cells: tuple[CellArms, ...],
-        sessions: tuple[SessionResult, ...],
-    ) -> Evidence:
-        return Evidence(
-            run=self._workers.run,
-            plan=self._plan,
-            pilot=pilot,
-            cells=cells,
-            sessions=sessions,
-            environment=self._environment,
-        )
+    def _found(self) -> tuple[Evidence, ...]:
+        return tuple(p.evidence(self._workers.run, self._environment) for p in self._standing)
 
     @property
-    def _judges_quality(self) -> bool:
-        return self._plan.request.quality and self._plan.info.weights == "trained"
+    def _standing(self) -> list[Place]:
+        """The places that are still to be measured; raises where there is none."""
+        standing = [place for place in self._places if place.lost is None]
+        if not standing:
+            why = next(place.lost for place in self._places if place.lost is not None)
+            raise DoesNotFit(why.message, hint=why.hint)
+        return standing
 
-    def _pilot(self) -> PilotResult:
-        arms = tuple(_arm(planned) for planned in self._plan.arms)
-        exact = [arm for arm in self._plan.arms if arm.family is Family.EXACT]
-        first_of_each = [arm.label for arm in exact if not arm.twin]
-        order = _pilot_schedule(first_of_each, self._plan.request.seed)
-        task = PilotTask(
-            bench=bench_of(self._plan, arms),
-            cells=tuple(
-                CellPlan(scope=scope, mode=mode, schedule=order) for scope, mode in self._plan.cells
-            ),
-            steps=PILOT_STEPS,
-            known=self._plan.known,
-        )
-        with self._reporter.stage("pilot: which arms run, kernel choices, the baseline") as stage:
-            seen = self._workers.work("pilot", task, PilotResult, stage.update)
-        pilot = without_cheats(seen, self._plan.arms, self._plan.dtype)
-        for label, arm in pilot.arms.items():
-            if arm.failure is not None:
-                why = shorten(arm.failure.message, NOTE_WIDTH, placeholder=" …")
-                self._reporter.note(f"left out: {label}: {why}")
-            elif arm.source:
-                self._reporter.note(f"kernel configuration of {label}: {arm.source}")
-        return pilot
+    def _pilots(self) -> None:
+        tasks = {place.first_cell: place.pilot_task() for place in self._places}
+        title = "pilot: which arms run, kernel choices, the baseline"
+        seen = self._ask("pilot", title, tasks, PilotResult)
+        for place in self._standing:
+            self._say_where(place)
+            try:
+                place.settle(seen[place.first_cell], self._reporter)
+            except AttnbenchError as error:
+                if len(self._places) == 1:
+                    raise
+                self._lose(place, _failure(error))
 
-    def _cell_arms(self, index: int, pilot: PilotResult) -> CellArms:
-        scope, mode = self._plan.cells[index]
-        cell = cell_of(self._plan, index)
-        baseline = baseline_of(pilot, index, self._plan.arms)
-        runs = [arm for arm in self._plan.arms if takes_part(arm, pilot, index, baseline)]
-        others = [_arm(arm) for arm in runs if arm.label != baseline]
-        first = next(_arm(arm) for arm in runs if arm.label == baseline)
-        pair = (
-            msgspec.structs.replace(first, role=Role.BASELINE),
-            msgspec.structs.replace(first, role=Role.BASELINE_AGAIN, label=first.label + AGAIN),
-        )
-        self._reporter.note(f"baseline of {scope.value} · {mode.value}: {baseline}")
-        return CellArms(cell, (*pair, *others))
-
-    def _sessions(self, cells: Sequence[CellArms], pilot: PilotResult) -> tuple[SessionResult, ...]:
-        protocol = self._plan.request.protocol
-        plans = [
-            schedule(
-                [arm.label for arm in cell.arms],
-                sessions=protocol.sessions,
-                blocks=protocol.blocks,
-                groups=protocol.groups,
-                seed=self._plan.request.seed + index,
-            )
-            for index, cell in enumerate(cells)
-        ]
-        everyone = {arm.label: arm for cell in cells for arm in cell.arms}
-        bench = bench_of(
-            self._plan, tuple(everyone.values()), kernel_choices(everyone.values(), pilot)
-        )
-        done: tuple[SessionResult, ...] = ()
-        for i in range(protocol.sessions):
-            done += (self._session(i, bench, cells, [plan.sessions[i] for plan in plans]),)
-            if self._may_stop(pilot, tuple(cells), done):
+    def _sessions(self) -> None:
+        for number in range(self._protocol.sessions):
+            tasks = {place.first_cell: place.session_task(number) for place in self._standing}
+            title = f"session {number + 1} of {self._protocol.sessions}"
+            done = self._ask(number, title, self._shuffled(tasks, number), SessionResult)
+            for place in self._standing:
+                place.sessions += (done[place.first_cell],)
+            if self._may_stop(number + 1):
                 break
-        return done
 
-    def _may_stop(
-        self, pilot: PilotResult, cells: tuple[CellArms, ...], done: tuple[SessionResult, ...]
-    ) -> bool:
+    def _shuffled(self, tasks: Mapping[int, TaskPart], number: int) -> dict[int, TaskPart]:
+        """In an order of this session's own: no place always comes after the same one."""
+        order = random.Random(f"{self._seed} {number}").sample(sorted(tasks), len(tasks))
+        return {key: tasks[key] for key in order}
+
+    def _may_stop(self, done: int) -> bool:
         """Whether this many sessions are a planned look, and settle every candidate."""
-        protocol = self._plan.request.protocol
-        if len(done) not in looks_of(protocol) or len(done) == protocol.sessions:
+        if done not in looks_of(self._protocol) or done == self._protocol.sessions:
             return False
-        settled = decided(arm_results(self._latencies(pilot, cells, done)))
+        settled = decided(arm_results(*self._found()))
         said = "every candidate is settled" if settled else "not settled yet"
-        self._reporter.note(f"planned look after {len(done)} sessions: {said}")
+        self._reporter.note(f"planned look after {done} sessions: {said}")
         return settled
 
-    def _session(
+    def _memory(self) -> None:
+        tasks = {place.first_cell: place.memory_task() for place in self._standing}
+        title = "memory: each arm in a process of its own"
+        found = self._ask("memory", title, tasks, MemoryResult, needed=False)
+        for place in self._standing:
+            place.memory = found.get(place.first_cell)
+
+    def _profile(self) -> None:
+        """On a GPU alone: a CPU has neither kernels to tell nor a counter of energy."""
+        tasks = {
+            place.first_cell: place.profile_task()
+            for place in self._standing
+            if place.plan.device == "cuda"
+        }
+        if not tasks:
+            return
+        title = "profile: kernels of the baseline's step, energy of every arm"
+        found = self._ask("profile", title, tasks, ProfileResult, needed=False)
+        for place in self._standing:
+            place.profile = found.get(place.first_cell)
+
+    def _quality(self) -> None:
+        """Once for each context: outputs are judged at batch 1, whatever is timed."""
+        tasks: dict[int, QualityTask] = {}
+        places: dict[int, list[Place]] = {}
+        for place in (each for each in self._standing if each.judges_quality):
+            places.setdefault(place.plan.context, []).append(place)
+        for context, alike in places.items():
+            tasks[context] = max(
+                (place.quality_task() for place in alike), key=lambda task: len(task.bench.arms)
+            )
+        if not tasks:
+            return
+        title = "quality: outputs against SDPA on real text"
+        found = self._ask("quality", title, tasks, QualityResult, needed=False)
+        for context, alike in places.items():
+            for place in alike:
+                place.quality = found.get(context)
+
+    def _ask(
         self,
-        number: int,
-        bench: Bench,
-        cells: Sequence[CellArms],
-        orders: Sequence[SessionSchedule],
-    ) -> SessionResult:
-        protocol = self._plan.request.protocol
-        task = SessionTask(
-            bench=bench,
-            session=number,
-            cells=tuple(
-                CellPlan(scope=cell.cell.scope, mode=cell.cell.mode, schedule=order)
-                for cell, order in zip(cells, orders, strict=True)
-            ),
-            steps=steps_of(protocol),
-        )
-        with self._reporter.stage(f"session {number + 1} of {protocol.sessions}") as stage:
-            return self._workers.work(number, task, SessionResult, stage.update)
+        session: int | str,
+        title: str,
+        tasks: Mapping[int, TaskPart],
+        kind: type[_R],
+        *,
+        needed: bool = True,
+    ) -> dict[int, _R]:
+        """What one worker makes of these tasks, by their keys.
 
-    def _memory(self, pilot: PilotResult) -> MemoryResult:
-        bench = bench_of(
-            self._plan, self._one_of_each(pilot), kernel_choices(map(_arm, self._plan.arms), pilot)
-        )
-        task = MemoryTask(bench=bench, layers=pilot.layers)
-        with self._reporter.stage("memory: each arm in a process of its own") as stage:
-            return self._workers.work("memory", task, MemoryResult, stage.update)
+        A place that is `needed` here and has no result is lost. A run of one place asks for the
+        task alone, and has what goes wrong with it raised.
+        """
+        with self._reporter.stage(title) as stage:
+            if len(self._places) == 1:
+                return {
+                    key: self._workers.work(session, task, kind, stage.update)
+                    for key, task in tasks.items()
+                }
+            task = SweepTask(parts=tuple(tasks.values()))
+            parts = self._workers.work(session, task, SweepResult, stage.update).parts
+        found: dict[int, _R] = {}
+        for key, part in zip(tasks, parts, strict=True):
+            if isinstance(part, kind):
+                found[key] = part
+            elif not isinstance(part, PartFailure):
+                raise AttnbenchError(
+                    f"the worker sent a {type(part).__name__}, not a {kind.__name__}"
+                )
+            elif needed:
+                self._lose(next(p for p in self._places if p.first_cell == key), part.why)
+            else:
+                self._failed.append(AttnbenchError(part.why.message, hint=part.why.hint))
+        return found
 
-    def _quality(self, pilot: PilotResult) -> QualityResult:
-        arms = self._one_of_each(pilot)
-        bench = bench_of(self._plan, arms, kernel_choices(arms, pilot))
-        task = QualityTask(
-            bench=msgspec.structs.replace(bench, batch=1),
-            windows=QUALITY_WINDOWS,
-            steps=QUALITY_STEPS,
-        )
-        with self._reporter.stage("quality: outputs against SDPA on real text") as stage:
-            return self._workers.work("quality", task, QualityResult, stage.update)
+    def _lose(self, place: Place, why: ArmFailure) -> None:
+        place.lost = why
+        self._reporter.note(f"left out: {place_title(place.plan)}: {why.message}")
 
-    def _or_failed(self, part: Callable[[PilotResult], _R], pilot: PilotResult) -> _R | None:
+    def _say_where(self, place: Place) -> None:
+        if len(self._places) > 1:
+            self._reporter.note(f"{place_title(place.plan)}:")
+
+    def _or_failed(self, part: Callable[[], None]) -> None:
+        """Hours of sessions are not thrown away because memory or quality failed afterwards."""
         try:
-            return part(pilot)
+            part()
         except AttnbenchError as error:
             self._failed.append(error)
-            return None
-
-    def _one_of_each(self, pilot: PilotResult) -> tuple[Arm, ...]:
-        """Every arm that is in a session of some cell."""
-        arms = self._plan.arms
-        cells = [(i, baseline_of(pilot, i, arms)) for i in range(len(self._plan.cells))]
-        return tuple(
-            _arm(arm)
-            for arm in arms
-            if any(takes_part(arm, pilot, index, baseline) for index, baseline in cells)
-        )
 
 
-def _arm(planned: PlannedArm) -> Arm:
-    control = planned.family is Family.CONTROL
-    role = Role.CONTROL if control else Role.CANDIDATE
-    return Arm(label=planned.label, method=planned.spec, role=role)
+def _places(plans: Sequence[Plan]) -> tuple[Place, ...]:
+    places, cells = [], 0
+    for plan in plans:
+        places.append(Place(plan, cells))
+        cells += len(plan.cells)
+    return tuple(places)
 
 
-def _pilot_schedule(labels: Sequence[str], seed: int) -> SessionSchedule:
-    return schedule(labels, sessions=1, blocks=PILOT_BLOCKS, groups=1, seed=seed).sessions[0]
+def _failure(error: AttnbenchError) -> ArmFailure:
+    return ArmFailure(
+        type=type(error).__name__, message=error.message, hint=error.hint, during="pilot"
+    )

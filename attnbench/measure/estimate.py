@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnbench.measure.conductor import (
+from attnbench.measure.layout import REHEARSALS, steps_of
+from attnbench.measure.overseer import ALWAYS_PROBED, PROBED_SHARE
+from attnbench.measure.place import (
     PILOT_BLOCKS,
     PILOT_STEPS,
     QUALITY_STEPS,
 )
-from attnbench.measure.layout import REHEARSALS, steps_of
-from attnbench.measure.overseer import ALWAYS_PROBED, PROBED_SHARE
 from attnbench.measure.plan import Plan, PlannedArm
 from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.tasks import StepCounts
 from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
-from attnbench.protocol.cell import Mode
+from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.family import Family
 from attnbench.quality.figures import LOGIT_STEPS
 
@@ -32,6 +32,7 @@ PLANNING_S = {"cuda": 5.0, "cpu": 2.5}
 PROCESS_S = {"cuda": 8.0, "cpu": 3.5}  # imports, and on a GPU its context
 LOADING_S = {"cuda": 1.0, "cpu": 2.0}  # beside the weights: text, survey, prefill
 TUNING_S_AN_ARM = {"cuda": 6.0, "cpu": 0.0}
+PROFILE_S_AN_ARM = 4.0  # of a GPU: set-up, and energy over two seconds
 FORK_S_AN_ARM = 0.3  # of the memory part
 # In steps: what is checked of a visit, of the probes and of an arm's trial in the pilot, and the
 # null models and repetitions of the quality gates in a window.
@@ -40,8 +41,23 @@ CHECKS_A_VISIT, PROBES, TRIAL, GATES = 5, 50, 20, 40
 
 def minutes(plan: Plan) -> float:
     """About how long a decode run of this plan takes."""
-    parts_s = (PLANNING_S[plan.device], _pilot_s(plan), _sessions_s(plan), _memory_s(plan))
+    parts_s = (
+        PLANNING_S[plan.device],
+        _pilot_s(plan),
+        _sessions_s(plan),
+        _memory_s(plan),
+        _profile_s(plan),
+    )
     return (sum(parts_s) + (_quality_s(plan) if plan.request.quality else 0.0)) / 60
+
+
+def between_places_s(plan: Plan) -> float:
+    """Seconds that a further place of the same run saves: processes that stand already."""
+    processes = 1 + plan.request.protocol.sessions
+    if plan.request.quality and plan.info.weights == "trained":
+        processes += 1
+    loading_s = PROCESS_S[plan.device] + plan.weight_bytes / 1e9
+    return PLANNING_S[plan.device] + processes * loading_s + PROCESS_S[plan.device]
 
 
 def in_words(about_minutes: float) -> str:
@@ -77,6 +93,15 @@ def _sessions_s(plan: Plan) -> float:
 
 def _memory_s(plan: Plan) -> float:
     return PROCESS_S[plan.device] + FORK_S_AN_ARM * len(plan.arms)
+
+
+def _profile_s(plan: Plan) -> float:
+    """Nothing on a CPU."""
+    if plan.device != "cuda":
+        return 0.0
+    cells = sum(scope is Scope.STEP for scope, _ in plan.cells)
+    arms = [arm for arm in plan.arms if not arm.pilot_only]
+    return _process_s(plan) + cells * PROFILE_S_AN_ARM * len(arms)
 
 
 def _quality_s(plan: Plan) -> float:

@@ -58,11 +58,13 @@ class Pick(msgspec.Struct, frozen=True, kw_only=True):
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="kept"):
     """What the last steps of visits left behind is kept: so many visits of each arm, of so many
-    layers. `rehearsed`: which of them ended at a step that was drawn from all."""
+    layers. `rehearsed`: which of them ended at a step that was drawn from all. `cell` numbers the
+    cell among all that the worker walks."""
 
     visits: dict[str, int]
     layers: int
     rehearsed: dict[str, tuple[int, ...]] = {}
+    cell: int = 0
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

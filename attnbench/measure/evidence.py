@@ -9,7 +9,13 @@ from typing import Protocol as Interface
 import msgspec
 
 from attnbench.errors import AttnbenchError
-from attnbench.measure.tasks import MemoryResult, PilotResult, QualityResult, SessionResult
+from attnbench.measure.tasks import (
+    MemoryResult,
+    PilotResult,
+    ProfileResult,
+    QualityResult,
+    SessionResult,
+)
 from attnbench.protocol.bands import Bands, Gate
 from attnbench.protocol.cell import Arm, Cell
 from attnbench.protocol.family import Family
@@ -95,7 +101,7 @@ class CellArms:
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What the workers sent, and the ids of the records that hold it.
 
-    `failed` holds why memory or quality is missing: latency counts without them.
+    `failed` holds why memory, quality or profile is missing: latency counts without them.
     """
 
     run: str
@@ -106,6 +112,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str | int | float]
     memory: MemoryResult | None = None
     quality: QualityResult | None = None
+    profile: ProfileResult | None = None
     failed: tuple[AttnbenchError, ...] = ()
     cites: tuple[str, ...] = ()
 

@@ -8,6 +8,8 @@ from typing import Protocol
 from attnbench.errors import AttnbenchError, DoesNotFit, SessionLost
 from attnbench.measure.tasks import ArmFailure
 
+CPU_OUT_OF_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+
 
 class Guard(Protocol):
     """The process that the arms share."""
@@ -54,6 +56,13 @@ def arm_failure(error: Exception, during: str) -> ArmFailure:
             during=during,
             reason=str(error.reason),
         )
-    if kind in ("OutOfMemoryError", "MemoryError"):
+    if is_out_of_memory(error):
         kind = DoesNotFit.__name__
     return ArmFailure(type=kind, message=str(error)[:500], hint="", during=during)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: torch tells it by a class of its own on a GPU, by words on a CPU."""
+    if type(error).__name__ in ("OutOfMemoryError", "MemoryError"):
+        return True
+    return isinstance(error, RuntimeError) and CPU_OUT_OF_MEMORY in str(error)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from attnbench.measure.events import Tell
 from attnbench.measure.failing import arm_failure
 from attnbench.measure.tasks import ArmFailure, Bench, QualityResult, QualityTask
+from attnbench.models.info import LoadedModel
 from attnbench.models.sources import load
 from attnbench.quality.candidates import Candidate, candidate
 from attnbench.quality.run import QualityCounts, run_quality
 
 
-def run_judging(task: QualityTask, tell: Tell) -> QualityResult:
-    """Raw samples by arm, and why the other arms have none."""
+def run_judging(
+    task: QualityTask, tell: Tell, model: Callable[[], LoadedModel] | None = None
+) -> QualityResult:
+    """Raw samples by arm, and why the other arms have none; the model is loaded, or taken from
+    `model`."""
     bench = task.bench
     dtype, device = getattr(torch, bench.dtype), torch.device(bench.device)
     tell(0, 0, f"loading {bench.model}")
     candidates, failures = judged_arms(bench, device)
     samples = run_quality(
-        load(bench.model, dtype, device, bench.seed),
+        load(bench.model, dtype, device, bench.seed) if model is None else model(),
         candidates,
         QualityCounts(context=bench.context, windows=task.windows, steps=task.steps),
         dtype=dtype,

@@ -44,6 +44,11 @@ def cell_of(plan: Plan, index: int) -> Cell:
     )
 
 
+def place_title(plan: Plan) -> str:
+    """One context and batch, in words."""
+    return f"{plan.context} tokens × {plan.request.batch}"
+
+
 def steps_of(protocol: Protocol) -> StepCounts:
     """Warm-up, untimed and timed steps as the protocol has them."""
     return StepCounts(

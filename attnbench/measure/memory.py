@@ -8,7 +8,6 @@ is let go after prefill: what a method keeps of it is what stays reachable.
 from __future__ import annotations
 
 import gc
-import os
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ import torch
 from torch import Tensor
 
 from attnbench.errors import AttnbenchError, WorkerFailed
+from attnbench.measure.children import Ended, in_child
 from attnbench.measure.events import Tell
 from attnbench.measure.failing import arm_failure
 from attnbench.measure.footprint import Footprint, footprint, resident_bytes
-from attnbench.measure.lifeline import end_with_parent
 from attnbench.measure.tasks import (
     ArmFailure,
     Bench,
@@ -57,33 +56,11 @@ def run_memory(task: MemoryTask, tell: Tell) -> MemoryResult:
 
 
 def _in_child(task: MemoryTask, arm: Arm) -> MemoryResult:
-    """The result of one arm, from a forked child, through a pipe."""
-    reads, writes = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reads)
-        _report(task, arm, writes)
-    os.close(writes)
-    with os.fdopen(reads, "rb") as pipe:
-        said = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if os.waitstatus_to_exitcode(status) == 0:
-        return msgspec.json.decode(said, type=MemoryResult)
-    return MemoryResult(arms={}, failures={arm.label: _died(os.waitstatus_to_exitcode(status))})
-
-
-def _report(task: MemoryTask, arm: Arm, pipe: int) -> None:
-    """Runs in the child and ends it, without what the parent has registered for its own end."""
-    status = 1
-    # A pool of threads does not survive a fork: the child would wait for threads that are gone.
-    torch.set_num_threads(1)
-    try:
-        end_with_parent()
-        with os.fdopen(pipe, "wb") as stream:
-            stream.write(msgspec.json.encode(_measured(task, arm)))
-        status = 0
-    finally:
-        os._exit(status)
+    """The result of one arm, from a forked child."""
+    found = in_child(lambda: _measured(task, arm), MemoryResult)
+    if isinstance(found, Ended):
+        return MemoryResult(arms={}, failures={arm.label: _died(found)})
+    return found
 
 
 def _measured(task: MemoryTask, arm: Arm) -> MemoryResult:
@@ -93,12 +70,11 @@ def _measured(task: MemoryTask, arm: Arm) -> MemoryResult:
         return MemoryResult(arms={}, failures={arm.label: arm_failure(error, "memory")})
 
 
-def _died(status: int) -> ArmFailure:
-    how = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+def _died(end: Ended) -> ArmFailure:
     return ArmFailure(
         type=WorkerFailed.__name__,
-        message=f"the process that held this arm ended {how}",
-        hint="most likely memory ran out" if status == -signal.SIGKILL else "",
+        message=f"the process that held this arm ended {end.how}",
+        hint="most likely memory ran out" if end.status == -signal.SIGKILL else "",
         during="memory",
     )
 
@@ -108,7 +84,7 @@ def measure(task: MemoryTask, arm: Arm) -> MemoryFigures:
     rehearse(task, arm)
     surveyed = surveyed_layers(task)
     resident_before = resident_bytes()
-    inputs = [_new_token(layer.shape, task.bench.seed) for layer in surveyed]
+    inputs = [new_token(layer.shape, task.bench.seed) for layer in surveyed]
     counter = footprint(surveyed[0].shape.device)
     held = Holding.build(task.bench, arm, surveyed, counter)
     held.decode(inputs)
@@ -137,7 +113,7 @@ def rehearse(task: MemoryTask, arm: Arm) -> None:
     )
     surveyed = surveyed_layers(MemoryTask(bench=short, layers=task.layers[:1]))
     held = Holding.build(short, arm, surveyed, footprint(surveyed[0].shape.device))
-    held.decode([_new_token(surveyed[0].shape, short.seed)])
+    held.decode([new_token(surveyed[0].shape, short.seed)])
 
 
 @dataclass(frozen=True)
@@ -200,7 +176,8 @@ def _shape(bench: Bench, facts: LayerFacts) -> LayerShape:
     )
 
 
-def _new_token(shape: LayerShape, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def new_token(shape: LayerShape, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q [B,H,1,D], k and v [B,Hkv,1,D] of one decoded token, drawn from the seed."""
     generator = torch.Generator(shape.device).manual_seed(seed + shape.layer)
 
     def noise(heads: int) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle, islice
+from itertools import accumulate, cycle, islice
 
 import msgspec
 
@@ -17,11 +17,18 @@ from attnbench.errors import WorkerFailed
 from attnbench.measure.events import Doing, Kept, Mark, Pick, Progress, Wanted
 from attnbench.measure.tasks import (
     CellSamples,
+    PartFailure,
+    PartResult,
     PilotResult,
+    PilotTask,
     SessionResult,
     SessionTask,
+    SweepResult,
     Task,
+    TaskPart,
     TaskResult,
+    TuneResult,
+    parts_of,
 )
 
 Heard = Progress | Mark | Kept
@@ -52,9 +59,12 @@ class Overseer:
         self._show = show
         self._now = now
         self._rng = rng or random.SystemRandom()
-        self._cells_to_come = len(task.cells) if isinstance(task, SessionTask) else 1
-        self._may_be_spared = isinstance(task, SessionTask) and task.session >= ALWAYS_PROBED
-        self._probe = True
+        parts = () if task is None else parts_of(task)
+        self._cells = [part_cells(part) for part in parts] or [1]
+        self._may_be_spared = any(
+            isinstance(part, SessionTask) and part.session >= ALWAYS_PROBED for part in parts
+        )
+        self._probe: dict[int, bool] = {}  # by the last cell of a part
         self._began = 0.0
         self._took_us: dict[tuple[int, int, str], float] = {}  # by cell, block and arm
 
@@ -64,11 +74,8 @@ class Overseer:
             self._mark(event)
         elif isinstance(event, Kept):
             self.at, self.busy = "checks of timed steps", ""
-            self._cells_to_come -= 1
             picks = tuple(self._picks(event))
-            if self._may_be_spared and self._cells_to_come == 0:
-                self._probe = self._rng.random() < PROBED_SHARE
-            return Wanted(picks=picks, probe=self._probe)
+            return Wanted(picks=picks, probe=self._probes_after(event.cell))
         else:
             self.at, self.busy = event.detail, ""
             self._show(event.done, event.total, event.detail)
@@ -76,11 +83,32 @@ class Overseer:
 
     def timed(self, result: TaskResult) -> TaskResult:
         """The result, each visit with what the parent's clock said of it."""
+        if isinstance(result, TuneResult):  # which has no visits
+            return result
+        if not isinstance(result, SweepResult):
+            return self._part(result, 0)
+        before = accumulate(self._cells, initial=0)
+        parts = tuple(
+            part if isinstance(part, PartFailure) else self._part(part, first)
+            for part, first in zip(result.parts, before, strict=False)
+        )
+        return msgspec.structs.replace(result, parts=parts)
+
+    def _part(self, result: PartResult, first: int) -> PartResult:
+        """The same of one part, whose first cell has this number."""
         if isinstance(result, SessionResult):
-            return self._session(result)
+            return self._session(result, first)
         if isinstance(result, PilotResult):
-            return msgspec.structs.replace(result, session=self._session(result.session))
+            session = self._session(result.session, first)
+            return msgspec.structs.replace(result, session=session)
         return result
+
+    def _probes_after(self, cell: int) -> bool:
+        """Whether arms are probed after this cell; drawn when the last one of a part is over."""
+        if not self._may_be_spared or cell + 1 not in accumulate(self._cells):
+            return True
+        self._probe[cell] = self._rng.random() < PROBED_SHARE
+        return self._probe[cell]
 
     def _mark(self, mark: Mark) -> None:
         now = self._now()
@@ -102,10 +130,11 @@ class Overseer:
             for visit in islice(cycle((*others, whole)), MORE_PICKS):
                 yield Pick(arm=arm, visit=visit, layer=self._rng.randrange(kept.layers))
 
-    def _session(self, result: SessionResult) -> SessionResult:
-        if self._probe and not result.probed:
+    def _session(self, result: SessionResult, first: int) -> SessionResult:
+        last = first + len(result.cells) - 1
+        if self._probe.get(last, True) and not result.probed:
             raise WorkerFailed("the worker left out the probes that it was asked for")
-        cells = tuple(self._cell(number, cell) for number, cell in enumerate(result.cells))
+        cells = tuple(self._cell(number, cell) for number, cell in enumerate(result.cells, first))
         return msgspec.structs.replace(result, cells=cells)
 
     def _cell(self, number: int, cell: CellSamples) -> CellSamples:
@@ -117,3 +146,8 @@ class Overseer:
         )
         samples = msgspec.structs.replace(cell.samples, visits=visits)
         return msgspec.structs.replace(cell, samples=samples)
+
+
+def part_cells(part: TaskPart) -> int:
+    """How many cells a task walks."""
+    return len(part.cells) if isinstance(part, PilotTask | SessionTask) else 0

@@ -5,6 +5,7 @@ Its times name the baseline and the configurations; they enter no statistic.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
@@ -19,6 +20,7 @@ from attnbench.measure.device import last_level_cache_bytes
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.exactness import require_exact
 from attnbench.measure.failing import arm_failure, failure_of, recover
+from attnbench.measure.household import Household
 from attnbench.measure.known import tried_mode, tuned_scope
 from attnbench.measure.launched import Launched, launched
 from attnbench.measure.session import compile_for, walk_cells, with_probes
@@ -41,14 +43,16 @@ from attnbench.protocol.family import Family
 TRIAL_WARMUP, TRIAL_STEPS = 3, 10
 
 
-def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
+def run_pilot(task: PilotTask, talk: Talk, household: Household | None = None) -> PilotResult:
     """Examine every arm, then time those in the schedules with the configurations just found.
 
-    An arm found broken is not set up again: it may be fast, and is no baseline.
+    An arm found broken is not set up again: it may be fast, and is no baseline. A worker that does
+    more tasks keeps `household` for the next.
     """
     talk.progress(0, 0, f"loading {task.bench.model}")
-    world = World(torch.device(task.bench.device))
-    with open_bench(task.bench) as bench:
+    household = household or Household(task.bench)
+    world = household.world
+    with open_bench(task.bench, household.model) as bench:
         compile_for(bench, task.cells, talk)
         world.settle(bench.loaded.module)
         cells = [(cell.scope, cell.mode) for cell in task.cells]
@@ -61,6 +65,7 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
             most=task.configurations,
             known=task.known,
         )
+        room_bytes = free_bytes(bench.device)
         arms = {arm.label: trial.examine(arm) for arm in task.bench.arms}
         bench.kernels.update(fastest_launches(arms))
         bench.broken.update(found_broken(arms))
@@ -70,6 +75,7 @@ def run_pilot(task: PilotTask, talk: Talk) -> PilotResult:
             arms=arms,
             session=with_probes(bench, walked, task.cells[0].mode, talk, world),
             device=device_properties(bench.device),
+            room_bytes=room_bytes,
         )
 
 
@@ -91,6 +97,7 @@ class Trial:
         self._bench = bench
         self._known = known or {}
         self._launched: dict[tuple[str, object], Launched] = {}
+        self._own_bytes: dict[str, int] = {}  # the most of any configuration
         self._most = most
         self._mode = mode
         self._scope = scope
@@ -105,7 +112,12 @@ class Trial:
         if found.failure is not None:
             return found
         named = self._launched.get((arm.label, _key(found.fastest)), Launched())
-        return msgspec.structs.replace(found, launched=named.counts, unnamed=named.unknown)
+        return msgspec.structs.replace(
+            found,
+            launched=named.counts,
+            unnamed=named.unknown,
+            own_bytes=self._own_bytes.get(arm.label, 0),
+        )
 
     def _examined(self, arm: Arm) -> ArmPilot:
         """Whether it runs, and how fast with each configuration."""
@@ -171,9 +183,12 @@ class Trial:
         if parse(arm.method).family is Family.EXACT:
             self._require_exact(arm, launch)
         scope = Scope.ATTENTION if launch is None else self._scope
+        before = held_bytes(self._bench.device)
         ready = BenchArm(self._bench, arm.method, launch, scope, self._mode)
         self._clock.time(ready.step, TRIAL_WARMUP)
         steps_us = self._clock.time(ready.step, TRIAL_STEPS).steps_us
+        own_bytes = held_bytes(self._bench.device) - before
+        self._own_bytes[arm.label] = max(own_bytes, self._own_bytes.get(arm.label, 0))
         ready.inspect(thoroughly=True)
         return median(steps_us)
 
@@ -205,6 +220,25 @@ def found_broken(arms: dict[str, ArmPilot]) -> dict[str, ArmFailure]:
         for label, failure in failures.items()
         if failure is not None and failure.reason
     }
+
+
+def held_bytes(device: torch.device) -> int:
+    """What this process holds of a GPU, graphs' memory too, but for what the allocator only keeps;
+    0 on a CPU."""
+    if device.type != "cuda":
+        return 0
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What is left of a GPU's memory; 0 on a CPU."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.empty_cache()
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free)
 
 
 def device_properties(device: torch.device) -> dict[str, str | int | float]:

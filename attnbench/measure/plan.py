@@ -120,11 +120,18 @@ def plan_decode(request: DecodeRequest) -> Plan:
     model, `DoesNotFit` where weights and cache exceed free memory, `Unsupported` where an arm that
     was asked for cannot run on this device.
     """
-    _check_request(request)
+    plan = planned(request)
+    check_fit(plan)
+    return plan
+
+
+def planned(request: DecodeRequest, info: ModelInfo | None = None) -> Plan:
+    """The same whether or not it fits; `info` is what is known of the model already."""
+    check_request(request)
     device = _device(request.device)
     facts = device_facts(device)
     _check_threads(request.threads, facts)
-    info = inspect(request.model)
+    info = info or inspect(request.model)
     context = _context(request, info)
     dtype = request.dtype or ("bfloat16" if device == "cuda" else "float32")
     cells = _cells(request, device)
@@ -132,7 +139,7 @@ def plan_decode(request: DecodeRequest) -> Plan:
     place = place_of(facts, info, context=context, batch=request.batch, dtype=dtype, cells=cells)
     known = known_launches(chosen_table(request.table), place, [arm.label for arm in arms])
     refuse_early(request, info, context)
-    plan = Plan(
+    return Plan(
         request=request,
         info=info,
         facts=facts,
@@ -144,14 +151,12 @@ def plan_decode(request: DecodeRequest) -> Plan:
         arms=arms,
         skipped=skipped,
         weight_bytes=info.parameters * DTYPES[dtype].itemsize,
-        cache_bytes=_token_bytes(info, request.batch, dtype) * (context + SPARE_ROWS),
+        cache_bytes=token_bytes(info, request.batch, dtype) * (context + SPARE_ROWS),
         known=known,
     )
-    _check_fit(plan)
-    return plan
 
 
-def _check_request(request: DecodeRequest) -> None:
+def check_request(request: DecodeRequest) -> None:
     """Refuse now what a worker would stumble over in minutes."""
     counts = (
         ("batch", request.batch, 1),
@@ -300,11 +305,13 @@ def _spec(asked: str, method: Method) -> str:
     return ",".join((target, *parameters))
 
 
-def _token_bytes(info: ModelInfo, batch: int, dtype: str) -> int:
+def token_bytes(info: ModelInfo, batch: int, dtype: str) -> int:
+    """Bytes that the exact cache holds of one token of every sequence, in all layers."""
     return 2 * info.layers * batch * info.kv_heads * info.head_dim * DTYPES[dtype].itemsize
 
 
-def _check_fit(plan: Plan) -> None:
+def check_fit(plan: Plan) -> None:
+    """Raise `DoesNotFit`, with what is needed and free and what would fit, unless it does."""
     free = plan.facts.memory_free_bytes
     if not free or plan.needed_bytes <= free:
         return
@@ -318,7 +325,7 @@ def _check_fit(plan: Plan) -> None:
 
 def _what_fits(plan: Plan, room_bytes: int) -> str:
     """The largest context at this batch or, where there is none, the largest batch."""
-    a_sequence = _token_bytes(plan.info, 1, plan.dtype)
+    a_sequence = token_bytes(plan.info, 1, plan.dtype)
     context = room_bytes // (a_sequence * plan.request.batch) - SPARE_ROWS
     if context >= 1:
         return f"the largest context that fits at this batch is {context}"

@@ -33,7 +33,7 @@ from attnbench.ledger.canonical import canonical_bytes
 from attnbench.ledger.promises import is_opening
 from attnbench.ledger.source import TOOL, source_commit
 from attnbench.measure.injected import full_layers, injected_by
-from attnbench.measure.recorded import RecordedRun, Unreadable, sent_by
+from attnbench.measure.recorded import RecordedRun, Unreadable, place_of, sent_by
 from attnbench.measure.tasks import PilotResult, SessionResult
 from attnbench.measure.verdicts import arm_results
 from attnbench.protocol.calibration import Calibrated, findings
@@ -42,6 +42,7 @@ from attnbench.protocol.cell import SessionSamples
 from attnbench.protocol.order_effect import BLOCKS, SEQUENTIAL, bias
 from attnbench.protocol.presets import Protocol
 from attnbench.protocol.registration import registrations
+from attnbench.protocol.verdict import Verdict
 
 ROUNDING = 1e-9  # relative
 NEAR_ZERO = 1e-15  # below it two numbers are both nothing
@@ -168,8 +169,11 @@ def _rebuilt_or_why(
             raise Unreadable("records that it cites are not in this ledger")
         if "calibration" in results[0].body:
             return {_key(r.body): _calibration(ledger, r, run) for r in results}, ""
-        rebuilt = map(msgspec.to_builtins, arm_results(run.evidence(ledger)))
-        return {_key(body): body for body in rebuilt}, ""
+        evidences = run.evidences(ledger)
+        rebuilt = arm_results(*evidences.values(), primary=run.primary)
+        found = {_key(body): body for body in map(msgspec.to_builtins, rebuilt)}
+        unmeasured = [r.body for r in results if place_of(r) not in evidences and _says_void(r)]
+        return found | {_key(body): body for body in unmeasured}, ""
     except Unreadable as error:
         return {}, error.message
     except (KeyError, UsageError) as error:
@@ -180,7 +184,14 @@ def _key(body: Mapping[str, Any]) -> tuple[str, ...]:
     """What a body is about, among those of its run."""
     cell = body["cell"]
     about = str(body.get("arm", body.get("calibration", "")))
-    return about, str(cell["scope"]), str(cell["mode"])
+    return about, *(str(cell[name]) for name in ("context", "batch", "scope", "mode"))
+
+
+def _says_void(record: Record) -> bool:
+    """Whether it says that its arm was not measured, for which it needs no samples."""
+    figures = ("latency_ms", "ratio", "memory", "quality", "statistics")
+    void = record.body["verdict"]["latency"] == Verdict.VOID
+    return void and not any(name in record.body for name in figures)
 
 
 def _calibration(ledger: Ledger, record: Record, run: RecordedRun) -> Mapping[str, Any]:

@@ -14,14 +14,19 @@ import msgspec
 import attnbench
 from attnbench.errors import LedgerError
 from attnbench.ledger import Ledger, Record
-from attnbench.measure.chosen import without_cheats
+from attnbench.measure.chosen import without_cheats, without_crowded
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
 from attnbench.measure.tasks import (
     MemoryResult,
+    PartFailure,
     PilotResult,
+    PilotTask,
+    ProfileResult,
     QualityResult,
+    QualityTask,
     SessionResult,
     SessionTask,
+    SweepResult,
     TaskResult,
 )
 from attnbench.protocol.bands import DEFAULT_BANDS, Bands, Gate
@@ -32,6 +37,8 @@ from attnbench.protocol.reading import read
 from attnbench.protocol.result import Promise
 
 _T = TypeVar("_T")
+QUALITY = QualityTask.__struct_config__.tag
+NEEDED = (PilotTask.__struct_config__.tag, SessionTask.__struct_config__.tag)
 
 
 class Unreadable(LedgerError):
@@ -84,6 +91,38 @@ class RecordedTerms:
 
 
 @dataclass(frozen=True)
+class Place:
+    """The context and batch of some results: what one pilot, its sessions and the rest are of."""
+
+    context: int
+    batch: int
+
+    def holds(self, part: Part) -> bool:
+        """Whether a part is of this place; quality is judged once a context, at batch 1."""
+        alike = part.task["task"] == QUALITY or part.bench["batch"] == self.batch
+        return alike and bool(part.bench["context"] == self.context)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a worker was asked to do at one place, what it answered, and the record before that."""
+
+    task: Mapping[str, Any]
+    answer: TaskResult | PartFailure
+    opening: Mapping[str, Any]
+
+    @property
+    def bench(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.task["bench"]
+        return found
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether there are no latencies without it."""
+        return self.task["task"] in NEEDED
+
+
+@dataclass(frozen=True)
 class RecordedRun:
     """The results of one run, the closed sessions that they cite, and the openings of these."""
 
@@ -92,53 +131,114 @@ class RecordedRun:
     opened: Mapping[str, Record]  # by the id of the closing record
     registrations: Mapping[str, Record]  # by the sha256 of the protocol file
 
-    def evidence(self, ledger: Ledger) -> Evidence:
-        """Everything that the workers sent, and what was fixed before.
+    def evidences(self, ledger: Ledger) -> dict[Place, Evidence]:
+        """Everything that the workers sent, and what was fixed before, of each place that was
+        measured.
 
         Raises BadBlob where samples are gone, and Unreadable where their form is not known.
         """
-        sent = [sent_by(ledger, record) for record in self.closed]
-        sessions = tuple(each for each in sent if isinstance(each, SessionResult))
-        pilot, quality = _last(sent, PilotResult), _last(sent, QualityResult)
-        if pilot is None or not sessions:
+        parts = [part for record in self.closed for part in self._parts(ledger, record)]
+        places = dict.fromkeys(place_of(record) for record in self.results)
+        found = {
+            place: RecordedPlace(
+                results=[record for record in self.results if place_of(record) == place],
+                parts=[part for part in parts if place.holds(part)],
+                registrations=self.registrations,
+                cites=tuple(record.id for record in self.closed),
+            )
+            for place in places
+        }
+        measured = {place: it.evidence() for place, it in found.items() if it.was_measured}
+        if not measured:
             raise Unreadable("its results cite no pilot or no sessions", hint=_HINT)
+        return measured
+
+    def _parts(self, ledger: Ledger, closed: Record) -> list[Part]:
+        answer = sent_by(ledger, closed)
+        if closed.id not in self.opened:
+            raise Unreadable("nothing says what a session was asked to do", hint=_HINT)
+        opening = self.opened[closed.id].body
+        task = opening["task"]
+        if not isinstance(answer, SweepResult):
+            return [Part(task, answer, opening)]
+        return [
+            Part(asked, part, opening)
+            for asked, part in zip(task["parts"], answer.parts, strict=True)
+        ]
+
+    @property
+    def primary(self) -> Cell | None:
+        """The cell whose verdicts stand alone, where the results say which it is."""
+        named = (record for record in self.results if record.body.get("primary"))
+        return next((_cell(record.body) for record in named), None)
+
+
+@dataclass(frozen=True)
+class RecordedPlace:
+    """One place of a run: its results, and what workers were asked and answered there."""
+
+    results: Sequence[Record]
+    parts: Sequence[Part]
+    registrations: Mapping[str, Record]
+    cites: tuple[str, ...]
+
+    @property
+    def was_measured(self) -> bool:
+        """Whether its pilot and all its sessions ended well: else it was lost to the run."""
+        lost = any(isinstance(it.answer, PartFailure) and it.is_needed for it in self.parts)
+        ran = self._last(PilotResult) is not None and self._last(SessionResult) is not None
+        return ran and not lost
+
+    def evidence(self) -> Evidence:
+        """What verdicts are computed from."""
+        pilot = self._answer(PilotResult)
         terms = self._terms(pilot)
+        quality = _answered(self._last(QualityResult), QualityResult)
+        sessions = (_answered(part, SessionResult) for part in self.parts)
+        honest = without_cheats(pilot, terms.arms, terms.dtype)
         return Evidence(
             run=str(self._first["run"]),
             plan=terms if quality is None else replace(terms, request=self._with_bands(terms)),
-            pilot=without_cheats(pilot, terms.arms, terms.dtype),
+            pilot=without_crowded(honest, terms.arms),
             cells=self._cells(terms),
-            sessions=sessions,
-            environment=self._opening(PilotResult)["environment"],
-            memory=_last(sent, MemoryResult),
+            sessions=tuple(session for session in sessions if session is not None),
+            environment=self._required(PilotResult).opening["environment"],
+            memory=_answered(self._last(MemoryResult), MemoryResult),
             quality=quality,
-            cites=tuple(record.id for record in self.closed),
+            profile=_answered(self._last(ProfileResult), ProfileResult),
+            cites=self.cites,
         )
 
     @property
     def _first(self) -> Mapping[str, Any]:
         return self.results[0].body
 
-    def _opening(self, kind: type[Any]) -> Mapping[str, Any]:
-        """The body of the record that opened the last task of a kind."""
-        tag = kind.__struct_config__.tag
-        bodies = [self.opened[record.id].body for record in self.closed if record.id in self.opened]
-        found = [body for body in bodies if body["task"]["task"] == tag]
-        if not found:
-            raise Unreadable(f"nothing says what its {tag} was asked to do", hint=_HINT)
-        return found[-1]
+    def _last(self, kind: type[Any]) -> Part | None:
+        found = [part for part in self.parts if isinstance(part.answer, kind)]
+        return found[-1] if found else None
+
+    def _required(self, kind: type[Any]) -> Part:
+        part = self._last(kind)
+        if part is None:
+            raise Unreadable("its results cite no pilot or no sessions", hint=_HINT)
+        return part
+
+    def _answer(self, kind: type[_T]) -> _T:
+        answer = _answered(self._required(kind), kind)
+        assert answer is not None
+        return answer
 
     def _terms(self, pilot: PilotResult) -> RecordedTerms:
-        opening = self._opening(PilotResult)
-        task, sources = opening["task"], opening.get("sources", {})
+        part = self._required(PilotResult)
+        sources = part.opening.get("sources", {})
         said = {record.body["method"]: record.body for record in self.results}
         arms = tuple(
-            _arm(arm, said.get(arm["label"]), pilot, sources) for arm in task["bench"]["arms"]
+            _arm(arm, said.get(arm["label"]), pilot, sources) for arm in part.bench["arms"]
         )
         verdicts = [record.body["verdict"] for record in self.results]
         return RecordedTerms(
             arms=arms,
-            dtype=task["bench"]["dtype"],
+            dtype=part.bench["dtype"],
             info=RecordedWeights(str(self._first["environment"].get("weights", ""))),
             request=RecordedRequest(
                 protocol=_converted(self._first["protocol"], Protocol),
@@ -160,7 +260,7 @@ class RecordedRun:
 
     def _cells(self, terms: RecordedTerms) -> tuple[CellArms, ...]:
         """Each cell with its arms in the order of the plan, baseline pair first."""
-        task = _converted(self._opening(SessionResult)["task"], SessionTask)
+        task = _converted(self._required(SessionResult).task, SessionTask)
         methods = {arm.label: arm.method for arm in task.bench.arms}
         cells = {(c.scope, c.mode): c for c in (_cell(record.body) for record in self.results)}
         found = []
@@ -241,9 +341,14 @@ def _converted(value: Any, kind: type[_T]) -> _T:
         raise Unreadable(f"its records have another form: {error}", hint=_HINT) from None
 
 
-def _last(sent: Sequence[TaskResult], kind: type[_T]) -> _T | None:
-    found = [each for each in sent if isinstance(each, kind)]
-    return found[-1] if found else None
+def _answered(part: Part | None, kind: type[_T]) -> _T | None:
+    return part.answer if part is not None and isinstance(part.answer, kind) else None
+
+
+def place_of(record: Record) -> Place:
+    """Where a result was measured."""
+    cell = record.body["cell"]
+    return Place(int(cell["context"]), int(cell["batch"]))
 
 
 _HINT = "The source that the record names (`commit`) can read it."

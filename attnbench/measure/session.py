@@ -11,10 +11,12 @@ import msgspec
 import torch
 
 from attnbench.errors import Unsupported
+from attnbench.measure.alone import attention_alone
 from attnbench.measure.bandwidth import read_bandwidth, readers
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import DeviceFacts, cpu_facts, cuda_facts, environment
 from attnbench.measure.events import Kept, Talk, Wanted
+from attnbench.measure.household import Household
 from attnbench.measure.influence import probe_arms
 from attnbench.measure.nvml import (
     AllocatorProbe,
@@ -40,14 +42,16 @@ from attnbench.measure.world import World
 from attnbench.protocol.cell import Mode, SessionSamples
 
 
-def run_session(task: SessionTask, talk: Talk) -> SessionResult:
-    """The raw samples of every cell of the task."""
+def run_session(task: SessionTask, talk: Talk, household: Household | None = None) -> SessionResult:
+    """The raw samples of every cell of the task; a worker that does more tasks keeps `household`
+    for the next."""
     talk.progress(0, 0, f"loading {task.bench.model}")
     phases = Phases()
+    household = household or Household(task.bench)
     with ExitStack() as stack:
         with phases("load"):
-            world = World(torch.device(task.bench.device))
-            bench = stack.enter_context(open_bench(task.bench))
+            world = household.world
+            bench = stack.enter_context(open_bench(task.bench, household.model))
         with phases("compile"):
             compile_for(bench, task.cells, talk)
         world.settle(bench.loaded.module)
@@ -170,15 +174,20 @@ class _Cell:
         with phases("checks"):
             wanted = self._wanted(walk, talk)
             checks = rechecked(self.bench, self.plan.mode, walk, wanted, talk, world)
+        with phases("breakdown"):
+            attention_us, why = attention_alone(
+                self.bench, self.plan, walk, self.steps, talk, world
+            )
         samples = CellSamples(
             scope=self.plan.scope,
             mode=self.plan.mode,
-            samples=self._samples(walk),
+            samples=self._samples(walk, {"breakdown_missing": why} if why else {}),
             timed_steps=walk.timed_steps,
             read_bytes=walk.read_bytes,
             failures=walk.failures,
             checks=checks,
             set_up_us=walk.set_up_us,
+            attention_us=attention_us,
         )
         return samples, wanted
 
@@ -209,9 +218,9 @@ class _Cell:
         visits = {label: len(kept) for label, kept in walk.kept.items()}
         rehearsed = {label: tuple(which) for label, which in walk.rehearsed.items()}
         layers = len(self.bench.tables.shapes)
-        return talk.ask(Kept(visits=visits, layers=layers, rehearsed=rehearsed))
+        return talk.ask(Kept(visits=visits, layers=layers, rehearsed=rehearsed, cell=self.number))
 
-    def _samples(self, walk: Walk) -> SessionSamples:
+    def _samples(self, walk: Walk, remarks: dict[str, str]) -> SessionSamples:
         schedule = self.plan.schedule
         return SessionSamples(
             session=schedule.session,
@@ -221,7 +230,7 @@ class _Cell:
             bandwidth_gb_s=self.bandwidth.gb_s,
             witness=walk.witness,
             kernels={label: names for label, names in walk.kernels.items() if names},
-            environment={**self.said, **without_kernels(walk)},
+            environment={**self.said, **without_kernels(walk), **remarks},
         )
 
 

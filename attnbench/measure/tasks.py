@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
+from attnbench.protocol.breakdown import StepProfile
 from attnbench.protocol.cell import Arm, Mode, Scope, SessionSamples
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.schedule import SessionSchedule
@@ -77,11 +78,16 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One cell on a bench, and the order of its arms in this session."""
+    """One cell on a bench, and the order of its arms in this session.
+
+    `baseline` is the arm whose attention is timed alone as well once all else has been: of a whole
+    step it tells how much is attention. Empty: none.
+    """
 
     scope: Scope
     mode: Mode
     schedule: SessionSchedule
+    baseline: str = ""
 
 
 class KnownLaunch(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +140,41 @@ class QualityTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", t
     steps: int
 
 
-Task = PilotTask | SessionTask | MemoryTask | QualityTask
+class FitTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="fit"):
+    """The largest context of each arm that fits beside the model's weights, by trying.
+
+    `limit_bytes` are all that there are for weights and caches; the largest context is known to
+    `resolution`, a share of it. `most` is the largest context that is tried.
+    """
+
+    bench: Bench
+    layers: tuple[LayerFacts, ...]
+    weight_bytes: int
+    limit_bytes: int
+    resolution: float
+    most: int
+
+
+class ProfileTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="profile"):
+    """Kernels of the baseline's step and energy of every arm's, in the cells of one bench."""
+
+    bench: Bench
+    cells: tuple[CellPlan, ...]
+
+
+TaskPart = PilotTask | SessionTask | MemoryTask | QualityTask | FitTask | ProfileTask
+
+
+class SweepTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="sweep"):
+    """Tasks of one kind over one model, done one after the other in one process that loads it once.
+
+    Each has its own bench: another context, another batch.
+    """
+
+    parts: tuple[TaskPart, ...]
+
+
+Task = TaskPart | SweepTask
 
 
 class TuningCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,7 +238,8 @@ class CellSamples(msgspec.Struct, frozen=True, kw_only=True):
     """One cell of a session. Arms that failed have their reason and no visits.
 
     `read_bytes` is the floor of each arm in bytes a step; `timed_steps` the least length of its
-    visits. `checks` are of steps that were timed.
+    visits. `checks` are of steps that were timed. `attention_us` are steps of the baseline's
+    attention alone, and enter no statistic of a latency.
     """
 
     scope: Scope
@@ -209,6 +250,7 @@ class CellSamples(msgspec.Struct, frozen=True, kw_only=True):
     failures: dict[str, ArmFailure]
     checks: dict[str, tuple[StepCheck, ...]] = {}
     set_up_us: dict[str, tuple[float, ...]] = {}  # layers built, prefilled, captured: each group
+    attention_us: tuple[float, ...] = ()
 
 
 class SessionResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="session"):
@@ -251,6 +293,8 @@ class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
     `source` says which table the configuration is from; empty where all on offer were tried. Of an
     exact arm `launched` counts what a step of scope attention launches, by name; `unnamed` says why
     there is nothing.
+    `own_bytes` is by how much the device's memory grew while the arm was set up for steps: what it
+    keeps beside the shared cache, its workspaces and its graph. 0 where that cannot be told.
     """
 
     method: str
@@ -260,6 +304,7 @@ class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     launched: dict[str, int] = {}
     unnamed: str = ""
+    own_bytes: int = 0
 
     @property
     def fastest(self) -> Launch | None:
@@ -270,12 +315,17 @@ class ArmPilot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PilotResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="pilot"):
-    """What the pilot found; its times name the baseline and enter no statistic."""
+    """What the pilot found; its times name the baseline and enter no statistic.
+
+    `room_bytes` is what model, cache and inputs leave of the device's memory, 0 where that cannot
+    be told.
+    """
 
     layers: tuple[LayerFacts, ...]
     arms: dict[str, ArmPilot]
     session: SessionResult
     device: dict[str, str | int | float]
+    room_bytes: int = 0
 
 
 class MemoryFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -349,4 +399,86 @@ class TuneResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", ta
     device: dict[str, str | int | float]
 
 
-TaskResult = PilotResult | SessionResult | MemoryResult | QualityResult | TuneResult
+class FitTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """One context that was tried in a process of its own; `why` it did not fit, empty where it
+    did, with the most bytes that were held."""
+
+    context: int
+    why: str
+    peak_bytes: int = 0
+
+
+class Fit(msgspec.Struct, frozen=True, kw_only=True):
+    """The largest context of one arm, 0 where none fits; `fails_at`: the least that was tried and
+    did not fit, 0 where all did.
+
+    `predicted` follows from bytes that the arm holds of two short contexts: so many a token, so
+    many besides, and while a layer is handed over the exact rows of one layer.
+    """
+
+    context: int
+    fails_at: int
+    predicted: int
+    bytes_a_token: float
+    fixed_bytes: float
+    keeps_exact_cache: bool
+    trials: tuple[FitTrial, ...]
+
+
+class FitResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="fit"):
+    """Fits by arm label, why others have none, and what was free before the trials and after."""
+
+    arms: dict[str, Fit]
+    failures: dict[str, ArmFailure]
+    free_before_bytes: int
+    free_after_bytes: int
+
+
+class EnergySample(msgspec.Struct, frozen=True, kw_only=True):
+    """Energy of the whole GPU between two moves of its counter, while so many steps ran."""
+
+    joules: float
+    seconds: float
+    steps: int
+    updates: int
+
+
+class CellProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """What was seen in one cell: kernels of the baseline's steps, None where none were told and
+    `why`; energy by arm label, of those of which the counter told any."""
+
+    scope: Scope
+    mode: Mode
+    steps: StepProfile | None
+    why: str
+    energy: dict[str, EnergySample]
+    failures: dict[str, ArmFailure]
+
+
+class ProfileResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="profile"):
+    """A profile for every cell of the task; it enters no statistic."""
+
+    cells: tuple[CellProfile, ...]
+
+
+PartResult = PilotResult | SessionResult | MemoryResult | QualityResult | FitResult | ProfileResult
+
+
+class PartFailure(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="failed"):
+    """Why a part of a sweep came to nothing, while others went on."""
+
+    why: ArmFailure
+
+
+class SweepResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="sweep"):
+    """What came of each part, in their order."""
+
+    parts: tuple[PartResult | PartFailure, ...]
+
+
+TaskResult = PartResult | SweepResult | TuneResult
+
+
+def parts_of(task: Task) -> tuple[TaskPart, ...]:
+    """The tasks that a worker does, of which there may be one."""
+    return task.parts if isinstance(task, SweepTask) else (task,)

@@ -7,40 +7,59 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import fsum
-from statistics import median
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from attnbench.errors import Unsupported
+from attnbench.errors import DoesNotFit, Unsupported
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence, JudgedArm
-from attnbench.measure.tasks import ArmFailure, CellSamples, MemoryFigures
+from attnbench.measure.figures import CEILING, Figures, ceiling_of
+from attnbench.measure.gated import (
+    memory_body,
+    memory_figures,
+    memory_verdict_of,
+    quality_body,
+    quality_verdict,
+)
+from attnbench.measure.tasks import ArmFailure, CellSamples
 from attnbench.protocol.ceiling import ceiling_for
-from attnbench.protocol.cell import Arm, Role
+from attnbench.protocol.cell import Arm, Cell, Role
 from attnbench.protocol.costs import costs_of
 from attnbench.protocol.decide import adjusted, latency_verdict
 from attnbench.protocol.family import Family
 from attnbench.protocol.integrity import failure_finding, misconduct
-from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
-from attnbench.protocol.result import ArmResult, Floor, Statistics, Verdicts, read_ms
+from attnbench.protocol.memory import not_measured
+from attnbench.protocol.result import (
+    ArmResult,
+    Statistics,
+    Verdicts,
+)
 from attnbench.protocol.validity import ByteFloor
 from attnbench.protocol.verdict import Finding, LatencyVerdict, Reason, Verdict
-from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
-
-CEILING = "zero_cost"
+from attnbench.quality.gates import not_evaluated
 
 
-def arm_results(evidence: Evidence) -> tuple[ArmResult, ...]:
-    """One result for every planned arm in every cell, failed and void ones too."""
-    cells = [_CellResults(evidence, index, cell) for index, cell in enumerate(evidence.cells)]
-    verdicts = _under_one_error_rate(
-        [cell.latency_verdicts() for cell in cells], evidence.protocol.level
+def arm_results(*evidences: Evidence, primary: Cell | None = None) -> tuple[ArmResult, ...]:
+    """One result for every planned arm in every cell of a run, failed and void ones too.
+
+    Every `Evidence` is of one place; `primary` is the run's primary cell, its first where none is
+    named. The candidates of the primary cell share one error rate, and so do those of all others.
+    """
+    cells = [
+        _CellResults(evidence, index, cell)
+        for evidence in evidences
+        for index, cell in enumerate(evidence.cells)
+    ]
+    first = primary or cells[0].cell.cell
+    verdicts = _under_two_error_rates(
+        [cell.latency_verdicts() for cell in cells],
+        [cell.cell.cell == first for cell in cells],
+        evidences[0].protocol.level,
     )
     return tuple(
-        result
+        replace(result, primary=result.cell == first)
         for cell, found in zip(cells, verdicts, strict=True)
         for result in cell.results(found)
     )
@@ -54,13 +73,21 @@ class _Found:
     candidates: tuple[str, ...]
 
 
-def _under_one_error_rate(cells: Sequence[_Found], level: float) -> list[dict[str, LatencyVerdict]]:
-    """Holm's adjustment over the candidates of all cells of the run together."""
-    claims = [(i, label) for i, cell in enumerate(cells) for label in cell.candidates]
+def _under_two_error_rates(
+    cells: Sequence[_Found], is_primary: Sequence[bool], level: float
+) -> list[dict[str, LatencyVerdict]]:
+    """Holm's adjustment over the candidates of the primary cell, and over those of all others."""
     found = [dict(cell.by_arm) for cell in cells]
-    judged = adjusted([found[i][label] for i, label in claims], level=level)
-    for (i, label), verdict in zip(claims, judged, strict=True):
-        found[i][label] = verdict
+    for primary in (True, False):
+        claims = [
+            (i, label)
+            for i, cell in enumerate(cells)
+            if is_primary[i] is primary
+            for label in cell.candidates
+        ]
+        judged = adjusted([found[i][label] for i, label in claims], level=level)
+        for (i, label), verdict in zip(claims, judged, strict=True):
+            found[i][label] = verdict
     return found
 
 
@@ -73,8 +100,9 @@ class _CellResults:
     cell: CellArms
 
     def results(self, verdicts: Mapping[str, LatencyVerdict]) -> Iterator[ArmResult]:
+        ceiling = ceiling_of(verdicts.get(CEILING))
         for arm in self.cell.arms:
-            yield self._result(arm, verdicts[arm.label])
+            yield replace(self._result(arm, verdicts[arm.label]), ceiling=ceiling)
         for planned in self.evidence.plan.arms:
             if planned.label not in verdicts and self._was_expected(planned):
                 yield self._never_ran(planned)
@@ -89,6 +117,10 @@ class _CellResults:
     @property
     def _samples(self) -> list[CellSamples]:
         return [session.cells[self.index] for session in self.evidence.sessions]
+
+    @property
+    def _figures(self) -> Figures:
+        return Figures(self.evidence, self.index, self.cell)
 
     def latency_verdicts(self) -> _Found:
         """Each arm judged alone."""
@@ -140,7 +172,7 @@ class _CellResults:
         """What this arm did that an honest one would not; a failure of its own is no such thing."""
         failure = self._failure(arm.label)
         if failure is not None:
-            return failure_finding(failure.reason, failure.message)
+            return failure_finding(_reason(failure), failure.message)
         if arm.role is Role.CONTROL and self._planned(arm).built_in:
             return None
         return misconduct(
@@ -160,18 +192,16 @@ class _CellResults:
 
     def _byte_floor(self, arm: Arm) -> ByteFloor | None:
         """Nothing to check where an arm never ran, or, for a control, where little is read."""
-        read = self._read_bytes(arm)
+        read = self._figures.read_bytes(arm)
         cache = int(self.evidence.pilot.device.get("cache_bytes", 0))
         return None if read is None else ByteFloor(read_bytes=read, l2_bytes=cache)
 
-    def _read_bytes(self, arm: Arm) -> int | None:
-        seen = [c.read_bytes[arm.label] for c in self._samples if arm.label in c.read_bytes]
-        return seen[0] if seen else None
-
     def _result(self, arm: Arm, verdict: LatencyVerdict) -> ArmResult:
         method, planned = arm.label.removesuffix(AGAIN), self._planned(arm)
-        quality = _quality_verdict(self.evidence, planned)
-        memory = _memory_verdict(self.evidence, method, self.cell.baseline.label)
+        quality = quality_verdict(self.evidence, planned)
+        figures = memory_figures(self.evidence, method)
+        of_baseline = memory_figures(self.evidence, self.cell.baseline.label)
+        memory = memory_verdict_of(figures, of_baseline)
         judged = arm.role in (Role.CANDIDATE, Role.CONTROL)  # the baseline has no ratio to itself
         said = Verdicts(
             latency=verdict.verdict.value if judged else "",
@@ -182,17 +212,21 @@ class _CellResults:
             memory_reason=memory.reason.value,
             next_step=verdict.next_step if judged else "",
         )
-        failure = self._failure(arm.label)
+        failure, captured = self._failure(arm.label), self._figures.captured(arm)
         return replace(
             self._bare(planned, arm.label, arm.role, said),
             latency_ms=verdict.latency_ms,
             ratio=UNSET if arm.role is Role.BASELINE else verdict.ratio,
             robust_ratio=UNSET if arm.role is Role.BASELINE else verdict.robust_ratio,
             statistics=_statistics(verdict),
-            floor=self._floor(arm),
-            captured_share=self._captured_share(arm),
-            memory=_memory_body(_memory_figures(self.evidence, method)),
-            quality=_quality_body(quality, self.evidence),
+            floor=self._figures.floor(arm),
+            captured_share=UNSET if captured is None else captured.share,
+            captured_interval=UNSET if captured is None else captured.interval,
+            tokens_per_s=self._figures.tokens_per_s(verdict),
+            energy=self._figures.energy(arm),
+            breakdown=self._figures.breakdown(arm, verdict),
+            memory=memory_body(figures),
+            quality=quality_body(quality, self.evidence),
             witness=self._witness(arm),
             kernel=self.evidence.pilot.arms[method].fastest or UNSET,
             kernel_source=self.evidence.pilot.arms[method].source or UNSET,
@@ -208,19 +242,9 @@ class _CellResults:
 
     def _never_ran(self, planned: JudgedArm) -> ArmResult:
         failure = self._failure(planned.label)
-        finding = failure_finding(failure.reason if failure else "", "")
         role = Role.CONTROL if planned.family is Family.CONTROL else Role.CANDIDATE
-        said = Verdicts(
-            latency=finding.verdict.value,
-            latency_reason=finding.reason.value,
-            quality=not_evaluated("not-measured", "").verdict.value,
-            quality_reason="not-measured",
-            memory=not_measured().verdict.value,
-            memory_reason=not_measured().reason.value,
-            next_step=(failure.hint if failure else "") or finding.next_step,
-        )
         return replace(
-            self._bare(planned, planned.label, role, said),
+            self._bare(planned, planned.label, role, never_measured(failure)),
             failure=f"{failure.type}: {failure.message}" if failure else "it never ran",
         )
 
@@ -265,38 +289,6 @@ class _CellResults:
         found = [place[label] for place in places if label in place]
         return pilot.arms[method].failure or (found[0] if found else None)
 
-    def _floor(self, arm: Arm) -> Floor | UnsetType:
-        read = self._read_bytes(arm)
-        if read is None:
-            return UNSET
-        bandwidth = median(cell.samples.bandwidth_gb_s for cell in self._samples)
-        return Floor(
-            read_bytes=read,
-            bandwidth_gb_s=bandwidth,
-            theoretical_gb_s=self.evidence.sessions[0].bandwidth.theoretical_gb_s,
-            ms=read_ms(read, bandwidth),
-        )
-
-    def _captured_share(self, arm: Arm) -> float | UnsetType:
-        """(baseline - arm) / (baseline - ceiling), of mean latencies."""
-        if arm.role in (Role.BASELINE, Role.BASELINE_AGAIN):
-            return UNSET
-        base = self._mean_ms(self.cell.baseline.label)
-        ceiling = self._mean_ms(CEILING)
-        own = self._mean_ms(arm.label)
-        if base is None or ceiling is None or own is None or base <= ceiling:
-            return UNSET
-        return (base - own) / (base - ceiling)
-
-    def _mean_ms(self, label: str) -> float | None:
-        values = [
-            fsum(visit.steps_us) / len(visit.steps_us) / 1e3
-            for cell in self._samples
-            for visit in cell.samples.visits
-            if visit.arm == label
-        ]
-        return fsum(values) / len(values) if values else None
-
     def _witness(self, arm: Arm) -> dict[str, float] | UnsetType:
         seen = [
             c.samples.witness[arm.label] for c in self._samples if arm.label in c.samples.witness
@@ -304,65 +296,27 @@ class _CellResults:
         return seen[0] if seen else UNSET
 
 
+def never_measured(failure: ArmFailure | None) -> Verdicts:
+    """On an arm without a figure, and why it has none."""
+    finding = failure_finding(_reason(failure) if failure else "", "")
+    return Verdicts(
+        latency=finding.verdict.value,
+        latency_reason=finding.reason.value,
+        quality=not_evaluated("not-measured", "").verdict.value,
+        quality_reason="not-measured",
+        memory=not_measured().verdict.value,
+        memory_reason=not_measured().reason.value,
+        next_step=(failure.hint if failure else "") or finding.next_step,
+    )
+
+
+def _reason(failure: ArmFailure) -> str:
+    """Of the verdict that follows; who ran out of memory has not been measured for that reason."""
+    out_of_memory = failure.type == DoesNotFit.__name__ and not failure.reason
+    return Reason.DOES_NOT_FIT.value if out_of_memory else failure.reason
+
+
 def _statistics(verdict: LatencyVerdict) -> Statistics:
     shared = {name: getattr(verdict, name) for name in Statistics.__struct_fields__[:-3]}
     spread = {} if verdict.spread is UNSET else msgspec.structs.asdict(verdict.spread)
     return Statistics(**shared, **spread)
-
-
-def _quality_verdict(evidence: Evidence, planned: JudgedArm) -> QualityVerdict:
-    if evidence.plan.info.weights == "random":
-        return random_weights()
-    if not evidence.plan.request.quality:
-        return not_evaluated("not-asked", "run again without --no-quality")
-    if evidence.quality is None:
-        return not_evaluated("not-measured", "see why the quality part of the run failed")
-    samples = evidence.quality.arms.get(planned.label)
-    if samples is None:
-        why = evidence.quality.failures.get(planned.label)
-        return not_evaluated("not-measured", why.message if why else "the arm did not run")
-    bands = evidence.plan.request.bands
-    return judge(samples, planned.family.value, evidence.plan.info.weights, bands)
-
-
-def _quality_body(
-    verdict: QualityVerdict, evidence: Evidence
-) -> dict[str, float | int | str] | UnsetType:
-    if not verdict.figures or evidence.quality is None:
-        return UNSET
-    return {
-        **verdict.figures,
-        "worst_gate": verdict.worst_gate or "",
-        "worst_layer": -1 if verdict.worst_layer is None else verdict.worst_layer,
-        "worst_head": -1 if verdict.worst_head is None else verdict.worst_head,
-        "gates_run": ", ".join(verdict.gates_run),
-        "gates_not_run": ", ".join(verdict.gates_not_run),
-        "windows": verdict.windows,
-        "steps": verdict.steps,
-        "context": verdict.context,
-        "text": evidence.quality.text_name,
-        "text_sha256": evidence.quality.text_sha256,
-    }
-
-
-def _memory_figures(evidence: Evidence, method: str) -> MemoryFigures | None:
-    return None if evidence.memory is None else evidence.memory.arms.get(method)
-
-
-def _memory_verdict(evidence: Evidence, method: str, baseline: str) -> MemoryVerdict:
-    own, base = (_memory_figures(evidence, name) for name in (method, baseline))
-    if own is None or base is None:
-        return not_measured()
-    return memory_verdict(
-        baseline_bytes=base.reachable_bytes,
-        reachable_saving=base.reachable_bytes - own.reachable_bytes,
-        allocated_saving=base.allocated_bytes - own.allocated_bytes,
-        host_bytes=own.host_bytes - base.host_bytes,
-    )
-
-
-def _memory_body(figures: MemoryFigures | None) -> dict[str, int | str | bool] | UnsetType:
-    if figures is None:
-        return UNSET
-    body: dict[str, int | str | bool | None] = msgspec.to_builtins(figures)
-    return {name: value for name, value in body.items() if value is not None}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from attnbench.errors import DoesNotFit, ModelError, SessionLost
 from attnbench.measure.arms import BenchArm, BrokenArm
+from attnbench.measure.failing import is_out_of_memory
 from attnbench.measure.floor import weight_bytes
 from attnbench.measure.prompts import TEXT_STEPS, require_tokenizer
 from attnbench.measure.sums import cache_sums, slot_sums, weight_sums
@@ -244,16 +245,14 @@ class Workbench:
 
 
 @contextmanager
-def open_bench(bench: Bench) -> Iterator[Workbench]:
-    """Load the model and fill the cache; the model's attention is restored at the end.
+def open_bench(bench: Bench, model: Callable[[], LoadedModel] | None = None) -> Iterator[Workbench]:
+    """Load the model, or take it from `model`, and fill the cache; the model's attention is
+    restored at the end.
 
     Raises `DoesNotFit` where model and cache do not fit together.
     """
-    from attnbench.models.sources import load
-
-    device = torch.device(bench.device)
     try:
-        loaded = load(bench.model, torch_dtype(bench), device, bench.seed)
+        loaded = loaded_model(bench) if model is None else model()
         check_context(loaded.info, bench.context)
         with (
             attention_router(loaded.module) as router,
@@ -261,12 +260,21 @@ def open_bench(bench: Bench) -> Iterator[Workbench]:
             ExitStack() as to_the_end,
         ):
             yield Workbench(bench, loaded, router, to_the_end)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise DoesNotFit(
             f"the model and a cache of {bench.context} tokens for {bench.batch} sequences do not "
             f"fit: {error}",
             hint="use a smaller context or batch",
         ) from error
+
+
+def loaded_model(bench: Bench) -> LoadedModel:
+    """The model that the bench names, on its device."""
+    from attnbench.models.sources import load
+
+    return load(bench.model, torch_dtype(bench), torch.device(bench.device), bench.seed)
 
 
 @contextmanager

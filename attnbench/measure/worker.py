@@ -17,12 +17,16 @@ from attnbench.errors import AttnbenchError, Exit
 from attnbench.measure.events import EventWriter, Failure, Result, take_stdout
 from attnbench.measure.lifeline import end_with_parent
 from attnbench.measure.tasks import (
+    FitTask,
     MemoryTask,
     PilotTask,
+    ProfileTask,
     SessionTask,
+    SweepTask,
     Task,
     TaskResult,
     TuneTask,
+    parts_of,
 )
 
 
@@ -51,7 +55,7 @@ def prepare(task: Task | TuneTask) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     import torch
 
-    settings = task if isinstance(task, TuneTask) else task.bench
+    settings = task if isinstance(task, TuneTask) else parts_of(task)[0].bench
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     torch.manual_seed(settings.seed)
@@ -59,6 +63,10 @@ def prepare(task: Task | TuneTask) -> None:
 
 def perform(task: Task | TuneTask, events: EventWriter) -> TaskResult:
     """The task's result; only what this kind of task needs is imported."""
+    if isinstance(task, SweepTask):
+        from attnbench.measure.sweep import run_sweep
+
+        return run_sweep(task, events)
     if isinstance(task, SessionTask):
         from attnbench.measure.session import run_session
 
@@ -75,6 +83,14 @@ def perform(task: Task | TuneTask, events: EventWriter) -> TaskResult:
         from attnbench.measure.tuning import run_tuning
 
         return run_tuning(task, events.progress)
+    if isinstance(task, ProfileTask):
+        from attnbench.measure.profiling import run_profile
+
+        return run_profile(task, events)
+    if isinstance(task, FitTask):
+        from attnbench.measure.fit import run_fit
+
+        return run_fit(task, events.progress)
     from attnbench.measure.judging import run_judging
 
     return run_judging(task, events.progress)

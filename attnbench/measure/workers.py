@@ -20,7 +20,17 @@ from attnbench.measure.overseer import Overseer
 from attnbench.measure.past import Past
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import OnEvent, run_task
-from attnbench.measure.tasks import ArmFailure, MemoryTask, QualityTask, Task, TaskResult
+from attnbench.measure.tasks import (
+    ArmFailure,
+    FitTask,
+    MemoryTask,
+    QualityTask,
+    SweepTask,
+    Task,
+    TaskPart,
+    TaskResult,
+    parts_of,
+)
 from attnbench.protocol.cell import Cell, Role
 from attnbench.protocol.result import Promise
 from attnbench.protocol.verdict import Reason
@@ -122,7 +132,8 @@ class Workers:
 
     def _leave_out(self, task: Task, overseer: Overseer, error: WorkerFailed) -> None:
         """Blame the arm that was running; raises the error again where there is none to blame."""
-        lost = next((arm for arm in task.bench.arms if arm.label == overseer.busy), None)
+        arms = [arm for part in parts_of(task) for arm in part.bench.arms]
+        lost = next((arm for arm in arms if arm.label == overseer.busy), None)
         if lost is None or lost.role in BASELINES or lost.label in self.left_out:
             raise error
         reason = error.reason or (Reason.HUNG if isinstance(error, WorkerHung) else "")
@@ -137,8 +148,16 @@ class Workers:
         self._reporter.note(f"left out from here on: {lost.label}: {why}")
 
     def _without_lost(self, task: Task) -> Task:
+        if isinstance(task, SweepTask):
+            parts = tuple(self._part_without_lost(part) for part in task.parts)
+            return msgspec.structs.replace(task, parts=parts)
+        return self._part_without_lost(task)
+
+    def _part_without_lost(self, task: TaskPart) -> TaskPart:
         bench = task.bench
-        if isinstance(task, MemoryTask | QualityTask):  # these have no place for a broken arm
+        if isinstance(
+            task, MemoryTask | QualityTask | FitTask
+        ):  # these have no place for a broken arm
             kept = tuple(arm for arm in bench.arms if arm.label not in self.left_out)
             return msgspec.structs.replace(task, bench=msgspec.structs.replace(bench, arms=kept))
         left_out = {**bench.left_out, **self.left_out}

@@ -75,13 +75,18 @@ class CompiledModel:
 
 @contextmanager
 def compiled_model(module: nn.Module) -> Iterator[CompiledModel]:
-    """The model with siblings merged and layers numbered, for the length of the context."""
+    """The model with siblings merged and layers numbered, for the length of the context.
+
+    What was compiled in it is forgotten at its end: the same layers compiled for one shape after
+    another would sooner or later be more than the compiler keeps of a function, and then refused.
+    """
     attention = [part for part in module.modules() if isinstance(_number(part), int)]
     with ExitStack() as stack:
         for part in attention:
             setattr(part, NUMBER, torch.tensor(_number(part)))
             stack.callback(delattr, part, NUMBER)
         stack.enter_context(merged_siblings(module))
+        stack.callback(torch.compiler.reset)
         yield CompiledModel(module)
 
 

@@ -45,10 +45,13 @@ class GgufSource:
     def inspect(self) -> ModelInfo:
         """Facts of the model; its identity is the hash of the file."""
         refuse_without_tensors(self.path)
-        identity = file_sha256(self.path)
-        converted = sorted(_converted_models().glob(f"{identity}-*"))
-        config = FolderSource(converted[0], self.spec).config() if converted else self._config()
-        return describe(config, self.spec, "gguf", "trained", identity)
+        return describe(self.config(), self.spec, "gguf", "trained", file_sha256(self.path))
+
+    def config(self) -> Any:
+        """The configuration alone, from what the file was converted to where it was."""
+        refuse_without_tensors(self.path)
+        converted = sorted(_converted_models().glob(f"{file_sha256(self.path)}-*"))
+        return FolderSource(converted[0], self.spec).config() if converted else self._config()
 
     def load(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> LoadedModel:
         """The model with dequantised weights in `dtype`, and its tokenizer."""

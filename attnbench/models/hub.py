@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,6 +27,10 @@ class HubSource:
     def inspect(self) -> ModelInfo:
         """Facts from the configuration alone; the identity is empty until the weights are here."""
         return self._folder(_CONFIGURATION).inspect_configuration()
+
+    def config(self) -> Any:
+        """The configuration alone."""
+        return self._folder(_CONFIGURATION).config()
 
     def load(self, dtype: torch.dtype, device: torch.device, seed: int = 0) -> LoadedModel:
         """The model, downloaded where it is not cached yet."""

@@ -48,7 +48,7 @@ class MaskRecorder:
         """
         for asked, function in self._asked:
             if _same_memory(asked, mask):
-                return _window_of(function, capacity, mask.device)
+                return _window_of(function, capacity, _where(mask.device))
         raise ModelError("the model makes its own attention mask, which a method would not get")
 
 
@@ -67,7 +67,14 @@ def recorded_masks(name: str) -> Iterator[MaskRecorder]:
 
 
 def _same_memory(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    # By the storage itself: without memory, as on device meta, every address is 0.
+    same: bool = a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    return same
+
+
+def _where(device: torch.device) -> torch.device:
+    """Where positions are compared: a model without weights lies on no device."""
+    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _window_of(function: MaskFunction, capacity: int, device: torch.device) -> int | None:

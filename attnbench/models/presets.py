@@ -104,14 +104,14 @@ class PresetSource:
 
     def inspect(self) -> ModelInfo:
         """Facts of the preset; its identity is the hash of its configuration."""
-        return describe(self._config(), self.spec, "preset", "random", self._identity())
+        return describe(self.config(), self.spec, "preset", "random", self._identity())
 
     def load(self, dtype: torch.dtype, device: torch.device, seed: int) -> LoadedModel:
         """Random weights from `seed`, drawn on the device in `dtype`."""
         info = self.inspect()
         with torch.random.fork_rng(), torch.device(device):
             torch.manual_seed(seed)
-            module = build(self._config(), dtype=dtype, attn_implementation="sdpa")
+            module = build(self.config(), dtype=dtype, attn_implementation="sdpa")
         return LoadedModel(module.eval().requires_grad_(False), info, None)
 
     @property
@@ -121,7 +121,8 @@ class PresetSource:
             raise UsageError(f"there is no preset named {name!r}", hint=_nearest_preset(name))
         return name
 
-    def _config(self) -> Any:
+    def config(self) -> Any:
+        """The configuration alone."""
         from transformers import AutoConfig
 
         model_type, settings = PRESETS[self._name]

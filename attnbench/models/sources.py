@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -30,6 +30,10 @@ class Source(Protocol):
 
     def inspect(self) -> ModelInfo:
         """Facts without weights."""
+        ...
+
+    def config(self) -> Any:
+        """The configuration that transformers builds the model from."""
         ...
 
     def load(self, dtype: torch.dtype, device: torch.device, seed: int) -> LoadedModel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 import msgspec
 from msgspec import UNSET, UnsetType
 
@@ -32,14 +34,75 @@ class Verdicts(msgspec.Struct, frozen=True, kw_only=True):
 class Floor(msgspec.Struct, frozen=True, kw_only=True):
     """The least bytes a step must read and how long the measured bandwidth needs for them.
 
-    `theoretical_gb_s` is memory clock times bus width, 0 where neither can be asked, and in
-    results from before it was.
+    `weight_bytes` are those of a whole step, 0 in scope attention; `kv_bytes` the rest, which is
+    what the method reads of cached keys and values. `bandwidth_gb_s` was measured in the run's own
+    sessions; `theoretical_gb_s` is memory clock times bus width, 0 where neither can be
+    asked, and in results from before it was.
     """
 
     read_bytes: int
     bandwidth_gb_s: float
     ms: float
     theoretical_gb_s: float = 0.0
+    weight_bytes: int | UnsetType = UNSET
+    kv_bytes: int | UnsetType = UNSET
+
+
+class Ceiling(msgspec.Struct, frozen=True, kw_only=True):
+    """The cell's zero-cost arm: what no attention method can be faster than.
+
+    `ms` is its median step, `speed_up` the baseline's time over its.
+    """
+
+    ms: float
+    speed_up: Interval | UnsetType = UNSET
+
+
+class How(StrEnum):
+    """How a step was split into its parts."""
+
+    KERNELS = "kernels"  # a profiler told each kernel
+    ATTENTION_ALONE = "attention-alone"  # timed alone in the same session; the rest is a difference
+
+
+class KernelTime(msgspec.Struct, frozen=True, kw_only=True):
+    """One kernel in a step, by name: launches and milliseconds a step, and how much of it is
+    attention."""
+
+    name: str
+    launches: float
+    ms: float
+    attention_share: float
+
+
+class Breakdown(msgspec.Struct, frozen=True, kw_only=True):
+    """The baseline's step in parts. Without `gaps_ms` the gaps are part of `other_ms`.
+
+    `step_ms` is the median of its timed steps; `attention_share` is over sessions, where several
+    told it. `other_kernels` counts kernels that are not named.
+    """
+
+    how: How
+    step_ms: float
+    attention_ms: float
+    other_ms: float
+    gaps_ms: float | UnsetType = UNSET
+    attention_share: Interval | UnsetType = UNSET
+    kernels: tuple[KernelTime, ...] = ()
+    other_kernels: int = 0
+
+
+class Energy(msgspec.Struct, frozen=True, kw_only=True):
+    """Energy of the whole GPU while one arm's steps ran without a break, by its own counter.
+
+    The counter moved `updates` times in these `seconds`, so that the energy is known to about one
+    part in so many. One process, no interval.
+    """
+
+    joules_per_token: float
+    seconds: float
+    steps: int
+    updates: int
 
 
 def read_ms(read_bytes: int, gb_s: float) -> float:
@@ -106,6 +169,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
 
     `kernel_source` is the table that the kernel configuration is from, where it was not searched
     for; of the baseline, `launched` counts what a step of its attention launches, by name.
+    `primary`: of the run's primary cell; the verdicts of all other cells share one error rate.
     """
 
     run: str
@@ -119,13 +183,19 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdicts
     protocol: dict[str, int | float | str | tuple[int, ...]]
     environment: dict[str, str | int | float]
+    primary: bool = False
     latency_ms: dict[str, float] | UnsetType = UNSET
     ratio: Interval | UnsetType = UNSET
     robust_ratio: Interval | UnsetType = UNSET
     statistics: Statistics | UnsetType = UNSET
     floor: Floor | UnsetType = UNSET
+    ceiling: Ceiling | UnsetType = UNSET
     # Share of the way from the baseline's latency to the zero-cost arm's that this arm went.
     captured_share: float | UnsetType = UNSET
+    captured_interval: Interval | UnsetType = UNSET
+    tokens_per_s: float | UnsetType = UNSET  # of all sequences together, in scope step
+    energy: Energy | UnsetType = UNSET
+    breakdown: Breakdown | UnsetType = UNSET  # of the baseline in scope step
     memory: dict[str, int | str | bool] | UnsetType = UNSET
     quality: dict[str, float | int | str] | UnsetType = UNSET
     witness: dict[str, float] | UnsetType = UNSET

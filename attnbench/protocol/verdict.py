@@ -31,6 +31,7 @@ class Reason(StrEnum):
     NOT_STRONGEST = "not-strongest"
     HOLM = "holm"
     NOT_MEASURED = "not-measured"
+    DOES_NOT_FIT = "does-not-fit"
     OTHER_PROCESS = "other-process"
     THROTTLED = "throttled"
     ECC = "ecc"
@@ -68,6 +69,7 @@ NEXT_STEP = {
     Reason.NOT_STRONGEST: "compare with that arm: beating a weaker exact arm is no speed-up",
     Reason.HOLM: "measure more sessions or fewer arms: among so many, one stands out by luck",
     Reason.NOT_MEASURED: "see why the arm failed, then measure again",
+    Reason.DOES_NOT_FIT: "take a smaller context or batch, or a device with more memory",
     Reason.OTHER_PROCESS: "stop the other processes on the GPU and measure again",
     Reason.THROTTLED: "cool the GPU, lower its clock or raise its power limit, and measure again",
     Reason.ECC: "check the GPU's memory before trusting anything it computed",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from attnbench.protocol.cell import Role
-from attnbench.protocol.result import ArmResult
+from attnbench.protocol.result import ArmResult, Floor
 from attnbench.report.order_notes import marked, order_note
 
 if TYPE_CHECKING:
@@ -71,8 +71,15 @@ def _of_baseline(results: Sequence[ArmResult], *, absolute: bool) -> Iterator[st
     if absolute and floor is not UNSET:
         yield (
             f"× floor: over the time to read the step's bytes at {floor.bandwidth_gb_s:,.0f} GB/s, "
-            f"measured in the same sessions; {floor.ms:.3f} ms for A."
+            f"measured in the same sessions; {floor.ms:.3f} ms for A{_bytes(floor)}."
         )
+
+
+def _bytes(floor: Floor) -> str:
+    """Of weights and of cached keys and values, where both are read."""
+    if floor.weight_bytes is UNSET or floor.kv_bytes is UNSET or not floor.weight_bytes:
+        return ""
+    return f" ({floor.weight_bytes / 1e6:,.1f} MB of weights, {floor.kv_bytes / 1e6:,.1f} MB of KV)"
 
 
 def _pilot_time(arm: PilotArm) -> str:

@@ -6,7 +6,7 @@ column each, columns that belong together share one, one above the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
@@ -47,6 +47,8 @@ COLUMNS = (
     ("quality", "cos mean / p1"),
     ("KV MiB", "captured"),
 )
+# Columns for where there is room, and something to show.
+MORE = {"tok/s": words.tokens_per_s, "J/token": words.joules_per_token}
 LEFT = ("arm", "latency", "quality")
 
 
@@ -56,18 +58,26 @@ def decode_table(
     """One table a cell, in the order of the results, with the notes that go with it; `alone` are
     the arms of each cell that were in the pilot alone."""
     cells = list(dict.fromkeys(result.cell for result in results))
+    several = len(cells) > 1
     return Group(
         *(
-            _cell_block(cell, [r for r in results if r.cell == cell], alone.get(cell, ()))
+            _cell_block(
+                cell, [r for r in results if r.cell == cell], alone.get(cell, ()), several=several
+            )
             for cell in cells
         )
     )
 
 
 def _cell_block(
-    cell: Cell, results: Sequence[ArmResult], alone: Sequence[PilotArm]
+    cell: Cell, results: Sequence[ArmResult], alone: Sequence[PilotArm], *, several: bool
 ) -> RenderableType:
-    title = Text(cell_title(cell), style="bold")
+    first = results[0]
+    mark = " · primary cell" if several and first.primary else ""
+    title = Text(f"{cell_title(cell)}{mark}", style="bold")
+    if not first.baseline:  # nothing was measured here, for one reason
+        said = Text.assemble(_verdict(first.verdict.latency), f" ({first.verdict.latency_reason})")
+        return Group(title, said, *map(Text, notes(results, alone)), Text())
     lines = [Text(line) for line in notes(results, alone)]
     return Group(title, _CellTable(results), *lines, Text())
 
@@ -79,13 +89,27 @@ class _CellTable:
     results: Sequence[ArmResult]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wide = self._wide()
-        fits = Measurement.get(console, options.update(width=10_000), wide).maximum
-        yield wide if fits <= options.max_width else self._narrow()
+        any_width = options.update(width=10_000)
+        for table in self._wide():
+            if Measurement.get(console, any_width, table).maximum <= options.max_width:
+                yield table
+                return
+        yield self._narrow()
 
-    def _wide(self) -> Table:
-        columns = [header for header in chain(*COLUMNS) if header]
-        return self._table(columns, [_wide_row(result) for result in self.results])
+    def _wide(self) -> Iterator[Table]:
+        """From the widest on, with every figure in a column of its own."""
+        usual = [header for header in chain(*COLUMNS) if header]
+        rows = [_wide_row(result) for result in self.results]
+        more = {
+            name: [Text(said(result)) for result in self.results] for name, said in MORE.items()
+        }
+        told = {
+            name: cells for name, cells in more.items() if any(c.plain != ABSENT for c in cells)
+        }
+        if told:
+            wider = [[*row, *extra] for row, *extra in zip(rows, *told.values(), strict=True)]
+            yield self._table([*usual, *told], wider)
+        yield self._table(usual, rows)
 
     def _narrow(self) -> Table:
         columns = ["\n".join(filter(None, group)) for group in COLUMNS]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -72,25 +73,28 @@ def _note(arm: PlannedArm) -> str:
 
 def plan_json(plan: Plan) -> str:
     """The same for machines."""
-    return json.dumps(
-        {
-            "model": plan.info.spec,
-            "architecture": plan.info.architecture,
-            "weights": plan.info.weights,
-            "context": plan.context,
-            "batch": plan.request.batch,
-            "dtype": plan.dtype,
-            "device": plan.facts.name,
-            "cells": [{"scope": scope.value, "mode": mode.value} for scope, mode in plan.cells],
-            "fill": plan.fill.value,
-            "protocol": plan.request.protocol.name,
-            "arms": [{"arm": arm.label, "family": arm.family.value} for arm in plan.arms],
-            "left_out": [{"arm": label, "why": why} for label, why in plan.skipped],
-            "weight_bytes": plan.weight_bytes,
-            "cache_bytes": plan.cache_bytes,
-            "needed_bytes": plan.needed_bytes,
-            "free_bytes": plan.facts.memory_free_bytes,
-            "remarks": plan.remarks,
-            "minutes": round(minutes(plan), 2),
-        }
-    )
+    return json.dumps(plan_data(plan))
+
+
+def plan_data(plan: Plan) -> dict[str, Any]:
+    """The same as JSON knows it."""
+    return {
+        "model": plan.info.spec,
+        "architecture": plan.info.architecture,
+        "weights": plan.info.weights,
+        "context": plan.context,
+        "batch": plan.request.batch,
+        "dtype": plan.dtype,
+        "device": plan.facts.name,
+        "cells": [{"scope": scope.value, "mode": mode.value} for scope, mode in plan.cells],
+        "fill": plan.fill.value,
+        "protocol": plan.request.protocol.name,
+        "arms": [{"arm": arm.label, "family": arm.family.value} for arm in plan.arms],
+        "left_out": [{"arm": label, "why": why} for label, why in plan.skipped],
+        "weight_bytes": plan.weight_bytes,
+        "cache_bytes": plan.cache_bytes,
+        "needed_bytes": plan.needed_bytes,
+        "free_bytes": plan.facts.memory_free_bytes,
+        "remarks": plan.remarks,
+        "minutes": round(minutes(plan), 2),
+    }

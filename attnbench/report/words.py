@@ -81,3 +81,12 @@ def captured(result: ArmResult) -> str:
     if result.method == CEILING:
         return "ceiling"
     return f"{result.captured_share:.0%}"
+
+
+def tokens_per_s(result: ArmResult) -> str:
+    """Of all sequences together."""
+    return ABSENT if result.tokens_per_s is UNSET else f"{result.tokens_per_s:,.1f}"
+
+
+def joules_per_token(result: ArmResult) -> str:
+    return ABSENT if result.energy is UNSET else f"{result.energy.joules_per_token:.3f}"

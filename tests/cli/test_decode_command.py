@@ -256,6 +256,11 @@ def test_a_method_that_hangs_is_void_and_the_others_are_measured_without_it(
         (["--slower-allowed", "-1"], 2, "slower-allowed"),
         (["--mode", "fused"], 2, "fused"),
         (["--mode", "compiled", "--device", "cpu"], 1, "needs a CUDA GPU"),
+        (["--ctx", "512,many"], 2, "no list of whole numbers"),
+        (["--batch", "1,,2"], 2, "no list of whole numbers"),
+        (["--ctx", "256,512", "--primary", "512"], 2, "no context and batch"),
+        (["--ctx", "256,512", "--primary", "1024x1"], 2, "there are 256x1, 512x1"),
+        (["--figure", "sweep.bmp"], 2, "no known format"),
     ],
 )
 def test_bad_input_is_an_error_with_a_way_out_and_nothing_is_recorded(
@@ -302,6 +307,19 @@ def test_a_plan_runs_nothing_and_writes_no_ledger(attnbench, place):
     data = json.loads(attnbench(*arguments, "--json").out)
     assert data["context"] == 512
     assert list(place.folder.iterdir()) == []
+
+
+def test_a_plan_of_several_places_is_shown_for_people_and_machines(attnbench, place):
+    arguments = ("decode", "--plan", "--ctx", "256,512", "--batch", "1,2", "--primary", "512x1")
+    assert "primary" in attnbench(*arguments).out
+    data = json.loads(attnbench(*arguments, "--json").out)
+    assert [(p["context"], p["batch"]) for p in data["places"]] == [
+        (256, 1),
+        (512, 1),
+        (256, 2),
+        (512, 2),
+    ]
+    assert data["primary"] == {"context": 512, "batch": 1}
 
 
 def test_help_names_every_exit_code_and_shows_examples(attnbench):

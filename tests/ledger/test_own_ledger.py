@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attnbench.ledger import Kind, Ledger, verify
+from attnbench.measure.recompute import recompute
 
 OWN = Path(__file__).parents[2] / "ledger" / "ledger.jsonl"
 
@@ -14,11 +15,18 @@ def test_the_ledger_of_this_repository_verifies():
     assert report.exit_code == 0, report
 
 
-def test_every_result_of_this_repository_cites_the_sessions_it_comes_from():
+def test_every_result_of_this_repository_cites_the_sessions_it_comes_from_and_its_promise():
     records = list(Ledger(OWN).records())
     closed = {r.id for r in records if r.kind is Kind.SESSION and r.body["phase"] == "closed"}
     results = [r for r in records if r.kind is Kind.RESULT]
     assert results
     for result in results:
-        assert result.cites
-        assert set(result.cites) <= closed
+        promise = {result.body.get("promise", {}).get("registration")} - {None, ""}
+        assert set(result.cites) & closed
+        assert set(result.cites) <= closed | promise
+
+
+def test_no_result_of_this_repository_says_other_than_its_samples_unless_the_ledger_says_why():
+    found = recompute(Ledger(OWN)).results
+    assert len(found) > 100
+    assert [it for it in found if it.is_open] == []

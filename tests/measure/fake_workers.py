@@ -18,18 +18,24 @@ from attnbench.measure.tasks import (
     Bandwidth,
     CellPlan,
     CellSamples,
+    FitTask,
     Launch,
     LayerFacts,
     MemoryFigures,
     MemoryResult,
     MemoryTask,
+    PartFailure,
     PilotResult,
     PilotTask,
+    ProfileTask,
     QualityResult,
     QualityTask,
     SessionResult,
     SessionTask,
+    SweepResult,
+    SweepTask,
     Task,
+    TaskPart,
     TaskResult,
     TimedLaunch,
 )
@@ -58,7 +64,8 @@ class FakeWorkers:
     """`run_task` without processes. Keys of `faults` and `seen` are the session's number or name.
 
     `step_us`: an arm's time, 1000 where it has none, and `pilot_us` where the pilot saw another;
-    `not_here` and `breaks`: why arms fail in the pilot, and in a session; the rest is by label.
+    `not_here` and `breaks`: why arms fail in the pilot, and in a session; `unfit`: why parts of a
+    sweep do, by name and context; the rest is by label.
     """
 
     step_us: dict[str, float] = field(default_factory=dict)
@@ -72,6 +79,9 @@ class FakeWorkers:
     allocated_bytes: dict[str, int] = field(default_factory=dict)
     cosine: dict[str, float] = field(default_factory=dict)
     null_cosine: float = 0.5
+    unfit: dict[tuple[int | str, int], ArmFailure] = field(default_factory=dict)
+    own_bytes: dict[str, int] = field(default_factory=dict)
+    room_bytes: int = 0
     probe_note: str = ""
     faults: dict[int | str, BaseException] = field(default_factory=dict)
     watch: Callable[[], object] = lambda: None
@@ -93,11 +103,17 @@ class FakeWorkers:
         return self.results[name]
 
     def _result(self, task: Task) -> TaskResult:
+        if isinstance(task, SweepTask):
+            return SweepResult(parts=tuple(self._part(part) for part in task.parts))
         if isinstance(task, PilotTask):
             return self._pilot(task)
         if isinstance(task, SessionTask):
             return self._session(task.cells, task.session)
         return self._memory(task) if isinstance(task, MemoryTask) else self._quality(task)
+
+    def _part(self, task: TaskPart) -> TaskResult:
+        why = self.unfit.get((name_of(task), task.bench.context))
+        return self._result(task) if why is None else PartFailure(why=why)
 
     def _pilot(self, task: PilotTask) -> PilotResult:
         arms = {
@@ -108,6 +124,7 @@ class FakeWorkers:
                     for launch in self.launches.get(arm.label, ())
                 ),
                 failure=self.not_here.get(arm.label),
+                own_bytes=self.own_bytes.get(arm.label, 0),
                 source=self.sources.get(arm.label, ""),
                 launched={f"kernel of {arm.label}": 6},
             )
@@ -115,7 +132,13 @@ class FakeWorkers:
         }
         layer = LayerFacts(layer=0, heads=4, kv_heads=2, head_dim=64, scale=0.125, window=None)
         session = self._session(task.cells, -1)
-        return PilotResult(layers=(layer,), arms=arms, session=session, device={"cache_bytes": 0})
+        return PilotResult(
+            layers=(layer,),
+            arms=arms,
+            session=session,
+            device={"cache_bytes": 0},
+            room_bytes=self.room_bytes,
+        )
 
     def _session(self, cells: tuple[CellPlan, ...], number: int) -> SessionResult:
         bandwidth = Bandwidth(
@@ -222,9 +245,13 @@ def gate_samples(cosine: float, null_cosine: float = 0.5):
 
 def name_of(task: Task) -> int | str:
     """As the ledger names it."""
+    if isinstance(task, SweepTask):
+        return name_of(task.parts[0])
     if isinstance(task, SessionTask):
         return task.session
-    return {PilotTask: "pilot", MemoryTask: "memory", QualityTask: "quality"}[type(task)]
+    names = {PilotTask: "pilot", MemoryTask: "memory", QualityTask: "quality", FitTask: "fit"}
+    names[ProfileTask] = "profile"
+    return names[type(task)]
 
 
 @dataclass

@@ -131,7 +131,7 @@ def spared(session: int, cells: int, rng: random.Random) -> list[bool]:
     planned = tuple(cell(BENCH) for _ in range(cells))
     task = SessionTask(bench=BENCH, cells=planned, session=session, steps=STEPS)
     overseer = Overseer(lambda *told: None, task, rng=rng)
-    return [not overseer(Kept(visits={"a": 3}, layers=1)).probe for _ in range(cells)]
+    return [not overseer(Kept(visits={"a": 3}, layers=1, cell=n)).probe for n in range(cells)]
 
 
 def test_the_first_sessions_of_a_run_are_all_probed_and_of_the_later_ones_a_share():

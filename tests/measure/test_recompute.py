@@ -14,9 +14,12 @@ from attnbench.ledger.canonical import canonical_bytes
 from attnbench.measure import recompute as module
 from attnbench.measure.calibrating import Calibrator
 from attnbench.measure.calibration_plan import plan_calibration
-from attnbench.measure.conductor import Conductor
+from attnbench.measure.conductor import Conductor, Sweeper
+from attnbench.measure.lost import sweep_results
 from attnbench.measure.recompute import Outcome, Rechecked, Recomputed, differences, recompute
 from attnbench.measure.recorded import built_in_methods
+from attnbench.measure.sweep_plan import SweepPlan
+from attnbench.measure.tasks import ArmFailure
 from attnbench.measure.verdicts import arm_results
 from attnbench.methods.registry import names
 from attnbench.protocol.cell import Mode, Scope
@@ -91,6 +94,46 @@ def test_every_result_of_a_run_is_the_same_to_the_byte(ledger, settings, changes
     assert len(found.results) == len(results(ledger)) > 3
     assert [each for each in found.results if each.outcome is not Outcome.SAME] == []
     assert found.exit_code == Exit.DONE
+
+
+def swept(ledger: Ledger, workers: FakeWorkers) -> None:
+    """A run of two contexts at two batches, of which the largest does not fit."""
+    places = [
+        plan(request=request(batch=batch), context=context, cache_bytes=6000 * context * batch)
+        for context in (512, 1024)
+        for batch in (1, 4)
+    ]
+    found = Sweeper(places, ledger, NoteTaker(), run=workers).conduct()
+    for result in sweep_results(SweepPlan(tuple(places), (), places[1]), found):
+        ledger.append(Kind.RESULT, msgspec.to_builtins(result), cites=found.cites)
+
+
+def test_every_result_of_several_places_is_the_same_to_the_byte(ledger):
+    unfit = ArmFailure(type="DoesNotFit", message="no room", hint="less", during="set-up")
+    swept(ledger, FakeWorkers(step_us=FASTER, unfit={(1, 1024): unfit}))
+    found = recompute(ledger)
+    assert {(r.body["cell"]["context"], r.body["cell"]["batch"]) for r in results(ledger)} == {
+        (512, 1), (512, 4), (1024, 1), (1024, 4),
+    }  # fmt: skip
+    assert [each for each in found.results if each.outcome is not Outcome.SAME] == []
+
+
+def test_a_figure_of_another_place_breaks_the_ledger(ledger):
+    swept(ledger, FakeWorkers(step_us=FASTER))
+    honest = next(r for r in results(ledger) if r.body["arm"] == "int8_kv,impl=torch")
+    forged = worded(ledger, honest, captured_share=0.9)
+    found = {each.id: each.outcome for each in recompute(ledger).results}
+    assert (found[honest.id], found[forged.id]) == (Outcome.SAME, Outcome.DIFFERS)
+
+
+def test_figures_of_a_place_that_was_never_measured_break_the_ledger(ledger):
+    unfit = ArmFailure(type="DoesNotFit", message="no room", hint="less", during="set-up")
+    swept(ledger, FakeWorkers(unfit={("pilot", 1024): unfit}))
+    lost = next(r for r in results(ledger) if r.body["cell"]["context"] == 1024)
+    figures = {"median": 0.5, "mean": 0.5, "min": 0.5, "max": 0.5}
+    forged = worded(ledger, lost, latency_ms=figures)
+    found = {each.id: each.outcome for each in recompute(ledger).results}
+    assert (found[lost.id], found[forged.id]) == (Outcome.SAME, Outcome.DIFFERS)
 
 
 def test_a_calibrations_findings_are_the_same_to_the_byte(ledger):

@@ -16,7 +16,7 @@ from attnbench.measure import verdicts
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.plan import Plan
 from attnbench.measure.tasks import ArmFailure
-from attnbench.measure.verdicts import _Found, _under_one_error_rate, arm_results
+from attnbench.measure.verdicts import _Found, _under_two_error_rates, arm_results
 from attnbench.protocol.cell import Mode, Role, Scope
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.presets import QUICK
@@ -228,6 +228,66 @@ def test_the_captured_share_is_the_part_of_the_way_to_the_ceiling(results):
     assert found[SINK.label].captured_share == pytest.approx(-0.25, abs=0.01)
     assert found[ZERO.label].captured_share == pytest.approx(1.0)
     assert found["sdpa"].captured_share is UNSET
+    interval = found[INT8.label].captured_interval
+    assert interval.low < found[INT8.label].captured_share < interval.high
+    assert interval.high - interval.low < 0.05
+
+
+def test_every_result_has_its_floor_in_parts_its_ceiling_and_its_rate(results):
+    found = results(FakeWorkers({ZERO.label: 500.0}), plan(request=request(batch=4, quality=False)))
+    for label, result in found.items():
+        assert result.floor.weight_bytes + result.floor.kv_bytes == result.floor.read_bytes, label
+        assert result.floor.weight_bytes == 1
+        assert result.ceiling.ms == pytest.approx(0.5, rel=0.01)
+        assert result.ceiling.speed_up.estimate == pytest.approx(2, rel=0.01)
+        assert result.tokens_per_s == pytest.approx(4e3 / result.latency_ms["median"])
+        assert result.primary
+
+
+def test_attention_alone_reads_no_weights_and_yields_no_tokens(results):
+    found = results(FakeWorkers(), plan(cells=((Scope.ATTENTION, Mode.EAGER),)))
+    assert found["sdpa"].floor.weight_bytes == 0
+    assert found["sdpa"].tokens_per_s is UNSET
+
+
+def test_the_baselines_step_is_broken_down_and_nobody_elses(results):
+    class Alone(FakeWorkers):
+        def _cell(self, cell, number):
+            held = super()._cell(cell, number)
+            return msgspec.structs.replace(held, attention_us=(300.0 + number,) * 3)
+
+    found = results(Alone())
+    broken_down = {label for label, result in found.items() if result.breakdown is not UNSET}
+    assert broken_down == {"sdpa"}
+    parts = found["sdpa"].breakdown
+    assert parts.attention_ms == pytest.approx(0.301)
+    assert parts.other_ms == pytest.approx(parts.step_ms - 0.301)
+    assert parts.attention_share.low < 0.301 < parts.attention_share.high
+
+
+def test_an_arm_that_the_others_leave_no_room_for_is_void_with_figures_and_stays_out(results):
+    gib = 1 << 30
+    own = {"sdpa": gib, SINK.label: 8 * gib, "eager_repeat_kv": 4 * gib, INT8.label: 7 * gib}
+    workers = FakeWorkers(room_bytes=20 * gib, own_bytes=own)
+    found = results(workers)
+    crowded = found[INT8.label]
+    assert (crowded.verdict.latency, crowded.verdict.latency_reason) == ("VOID", "does-not-fit")
+    assert "7.00 GiB of its own, and the other arms leave 5.00 GiB" in crowded.failure
+    assert "fewer arms" in crowded.verdict.next_step
+    assert found[SINK.label].failure is UNSET  # asked for, so it comes first
+    assert INT8.label not in {arm.label for arm in workers.tasks[0].bench.arms}
+
+
+def test_where_room_cannot_be_told_nobody_is_left_out(results):
+    found = results(FakeWorkers(own_bytes={INT8.label: 1 << 50}))
+    assert found[INT8.label].failure is UNSET
+
+
+def test_an_arm_for_which_there_is_no_memory_is_void_for_that_reason(results):
+    full = ArmFailure(type="DoesNotFit", message="no room", hint="less", during="visit")
+    found = results(FakeWorkers(breaks={(1, INT8.label): full}))[INT8.label]
+    assert (found.verdict.latency, found.verdict.latency_reason) == ("VOID", "does-not-fit")
+    assert found.failure == "DoesNotFit: no room"
 
 
 def test_nothing_is_captured_of_a_way_that_does_not_exist(results):
@@ -324,14 +384,23 @@ def test_what_a_verdict_rests_on_is_in_its_result(results):
     assert rests_on.session_sd >= 0
 
 
-def test_holm_counts_the_candidates_of_all_cells():
+def test_the_primary_cell_has_an_error_rate_of_its_own_and_all_others_share_one():
     alone = LatencyVerdict(
         arm="x", verdict=Verdict.FASTER, reason=Reason.INTERVAL_CLEAR, next_step="", p_value=0.03
     )
     one = _Found({"x": alone}, ("x",))
-    assert _under_one_error_rate([one], 0.95)[0]["x"].verdict is Verdict.FASTER
-    both = _under_one_error_rate([one, one], 0.95)
-    assert [cell["x"].verdict for cell in both] == [Verdict.INCONCLUSIVE] * 2
+
+    def said(*is_primary: bool) -> list[Verdict]:
+        judged = _under_two_error_rates([one] * len(is_primary), is_primary, 0.95)
+        return [cell["x"].verdict for cell in judged]
+
+    assert said(True) == [Verdict.FASTER]
+    assert said(True, False) == [Verdict.FASTER] * 2
+    assert said(False, True, False) == [
+        Verdict.INCONCLUSIVE,
+        Verdict.FASTER,
+        Verdict.INCONCLUSIVE,
+    ]
 
 
 @dataclass

@@ -125,3 +125,11 @@ def test_the_compiled_layer_computes_the_common_product_once():
     products = [source.count("extern_kernels.mm(") for source in sources]
     # Query, key and value; output; gate and up; down.
     assert sorted(products) == [0, 0, 4]
+
+
+def test_layers_are_compiled_for_one_shape_after_another_however_few_are_kept():
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for batch in (2, 3, 4):
+            with bench("llama", batch) as b, compiled_model(b.model.module) as compiled:
+                compiled.seal(step_of(b, "sdpa", compiled, batch=batch))
+                assert compiled.graphs == 3

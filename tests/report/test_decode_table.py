@@ -11,19 +11,24 @@ from msgspec.structs import replace
 from attnbench.measure.plan import PlannedArm
 from attnbench.methods.base import Family
 from attnbench.protocol.cell import Mode, Scope
-from attnbench.protocol.result import Interval
+from attnbench.protocol.result import Energy, Interval
 from attnbench.report.decode_table import decode_table
 from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, broke
 from tests.measure.planned import ARMS, EAGER, INT8, MATH, SDPA, SINK, ZERO, plan
 from tests.report.runs import alone, printed, results
 
-WIDE, NARROW = 200, 100
+WIDE, NARROW, WIDEST = 149, 100, 200
 SPEEDS = {INT8.label: 800.0, ZERO.label: 600.0}
 
 
 def row(lines: list[str], arm: str) -> str:
     """The line of the table that begins with this arm."""
     return next(line for line in lines if line.strip().startswith(f"{arm} "))
+
+
+@pytest.fixture(scope="module")
+def rated():
+    return results(FakeWorkers(SPEEDS))
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +90,10 @@ def test_the_baseline_pair_is_marked_and_the_ceiling_named(measured):
 
 def test_what_is_not_known_is_a_dash_and_not_a_number():
     found = results(FakeWorkers(not_here={SINK.label: broke("pilot")}))
-    cells = row(printed(decode_table(found), WIDE), SINK.label).split()
+    cells = row(printed(decode_table(found), WIDEST), SINK.label).split()
     assert cells == [
         SINK.label,
-        *["–", "–", "–", "–", "VOID", "not-measured", "NOT_EVALUATED", "–", "–", "–"],
+        *["–", "–", "–", "–", "VOID", "not-measured", "NOT_EVALUATED", "–", "–", "–", "–"],
     ]
 
 
@@ -253,5 +258,18 @@ def test_a_share_of_the_way_is_shown_of_arms_alone_that_are_surely_faster(measur
     verdict = msgspec.structs.replace(arm.verdict, latency="INCONCLUSIVE")
     undecided = msgspec.structs.replace(arm, verdict=verdict)
     others = [result for result in measured if result.arm != INT8.label]
-    lines = printed(decode_table([*others, undecided]), WIDE)
-    assert row(lines, INT8.label).split()[-1] == "–"
+    lines = printed(decode_table([*others, undecided]), WIDEST)
+    assert row(lines, INT8.label).split()[-2] == "–"  # before its tokens a second
+
+
+def test_where_there_is_room_tokens_and_joules_a_token_have_columns_that_are_not_empty(rated):
+    lines = printed(decode_table(rated), WIDEST)
+    assert row(lines, "arm").split()[-1] == "tok/s"
+    (arm,) = (result for result in rated if result.arm == INT8.label)
+    assert row(lines, INT8.label).split()[-1] == f"{1e3 / arm.latency_ms['median']:,.1f}"
+    energy = Energy(joules_per_token=0.1234, seconds=2.0, steps=700, updates=20)
+    with_energy = [replace(r, energy=energy) if r is arm else r for r in rated]
+    lines = printed(decode_table(with_energy), WIDEST)
+    assert row(lines, "arm").split()[-2:] == ["tok/s", "J/token"]
+    assert row(lines, INT8.label).split()[-1] == "0.123"
+    assert row(lines, "sdpa (A)").split()[-1] == "–"

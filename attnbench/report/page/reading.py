@@ -95,7 +95,8 @@ class Reading:
 
     @cached_property
     def _read(self) -> tuple[tuple[Record, ArmResult | CalibrationResult | str], ...]:
-        return tuple((record, _read(record)) for record in self.of_kind(Kind.RESULT))
+        results = (r for r in self.of_kind(Kind.RESULT) if "footprint" not in r.body)
+        return tuple((record, _read(record)) for record in results)
 
     def find(self, prefix: object) -> Record | None:
         """The one record whose id begins so."""
