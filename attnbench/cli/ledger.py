@@ -62,7 +62,7 @@ def log(
     walk = survey(path, filters)
     if not walk.finds:
         refuse_unknown(filters, path)
-    chosen = listed(walk, filters)
+    chosen = listed(walk, filters, citing=as_json)
     if as_json:
         _print_list(views.record_json(record, state) for record, state in chosen)
         return

@@ -12,13 +12,16 @@ from attnbench.ledger.survey import Survey
 BATCH = 20_000  # records that are held at a time
 
 
-def listed(walk: Survey[bool], filters: Filters) -> Iterator[tuple[Record, State]]:
-    """The records that `walk` found by `filters`, each with a state that knows its standing."""
+def listed(
+    walk: Survey[bool], filters: Filters, *, citing: bool = False
+) -> Iterator[tuple[Record, State]]:
+    """The records that `walk` found by `filters`, each with a state that knows its standing, and
+    what cites it only with `citing`."""
     seqs = [find.seq for find in walk.finds]
     if filters.tainted:
         may = shaken(walk)
         seqs = [seq for seq in seqs if seq in may]
     for start in range(0, len(seqs), BATCH):
         records = walk.records(seqs[start : start + BATCH])
-        state = standing(walk, records, citing=True)
+        state = standing(walk, records, citing=citing)
         yield from ((r, state) for r in records if filters.accept_standing(r, state))
