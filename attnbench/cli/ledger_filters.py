@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import msgspec
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Record, State, Status
+from attnbench.ledger.canonical import canonical_bytes
 from attnbench.ledger.record import Envelope
 from attnbench.ledger.survey import survey
 
@@ -62,7 +64,24 @@ class Filters:
             return None
         if not (self.cell or self.method or self.verdict or self.run):
             return True
+        if text.isascii() and not self._may_accept(text):
+            return None
         return self._accept_body(_DECODER.decode(text).body) or None
+
+    def _may_accept(self, text: bytes) -> bool:
+        """Whether everything that is looked for occurs in the line at all, wherever."""
+        numbers, names = self._parts
+        if not all(number in text for number in numbers):
+            return False
+        lowered = text.lower()
+        return all(name in lowered for name in names)
+
+    @cached_property
+    def _parts(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+        """Runs of digits, and other runs of letters and digits, of all that is looked for."""
+        wanted = f"{self.cell} {self.method} {self.verdict} {self.run}".lower().encode()
+        runs = tuple(dict.fromkeys(re.findall(rb"[a-z0-9]+", wanted)))
+        return tuple(filter(bytes.isdigit, runs)), tuple(r for r in runs if not r.isdigit())
 
     def _accept_body(self, body: _Body) -> bool:
         return (
@@ -149,8 +168,13 @@ def _moment(text: bytes, about: Envelope) -> datetime:
 
 
 def _has_words(words: str, body: _Body) -> bool:
-    cell = " ".join(f"{key}={value}" for key, value in _named(body.cell).items())
+    cell = " ".join(f"{key}={_said(value)}" for key, value in _named(body.cell).items())
     return all(word.lower() in cell.lower() for word in words.split())
+
+
+def _said(value: Any) -> str:
+    """As the ledger's own line says it."""
+    return value if isinstance(value, str) else canonical_bytes(value).decode()
 
 
 def _has_method(method: str, body: _Body) -> bool:

@@ -124,35 +124,37 @@ def _walk_lines(chunk: Chunk[_T], start: int, blocks: Iterable[bytes], look: Loo
     """Check lines and keep what is wanted of them; raises BadLine at the first that is bad."""
     ids: list[bytes] = []
     cites: list[bytes] = []
+    ends, citing = chunk.ends, chunk.citing
     before: Envelope | None = None
+    last_hash = last_origin = b""
     end, seq = start, 0
     try:
         for text in _lines(blocks, chunk):
             about = envelope(text)
-            if about.kind not in _KINDS or about.schema != _SCHEMA:
-                raise BadLine(unknown_form(about.kind.decode(), int(about.schema)))
+            hash, id, kind, _, origin, prev, schema, number, _ = about
+            if kind not in _KINDS or schema != _SCHEMA:
+                raise BadLine(unknown_form(kind.decode(), int(schema)))
             if before is None:
-                chunk.first, seq = about, int(about.seq)
-            elif (
-                about.prev != before.hash or int(about.seq) != seq or about.origin != before.origin
-            ):
+                chunk.first, seq = about, int(number)
+            elif prev != last_hash or origin != last_origin or int(number) != seq:
                 raise BadLine(misplaced(head_before(about), head_after(before)))
             found = look(text, about)
+            before, last_hash, last_origin = about, hash, origin
             seq += 1
             end += len(text) + 1
-            ids.append(about.id)
-            chunk.ends.append(end)
-            chunk.last = before = about
+            ids.append(id)
+            ends.append(end)
             if found is not None:
                 chunk.finds.append((len(ids), found))
             if cited := _cited(text, about):
-                chunk.citing.append(len(ids))
+                citing.append(len(ids))
                 cites.append(cited)
-            elif about.kind == _SESSION and b'"phase":"opened"' not in text:
+            elif kind == _SESSION and b'"phase":"opened"' not in text:
                 chunk.loose_ends.append(len(ids))
-            if about.kind in _REMARKS:
+            if kind in _REMARKS:
                 chunk.remarks.append(len(ids))
     finally:
+        chunk.last = before
         chunk.ids, chunk.cites = b"".join(ids), b"\n".join(cites)
 
 
