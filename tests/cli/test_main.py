@@ -13,7 +13,7 @@ from attnbench.ledger import Ledger
 from tests.ledger.samples import record_run
 from tests.protocol.claims import FOLDER as CLAIMS
 
-HEAVY = ("torch", "numpy", "scipy", "matplotlib", "transformers", "msgspec")
+HEAVY = ("torch", "numpy", "scipy", "matplotlib", "transformers")
 WHAT_IS_IMPORTED = """
 import sys
 from attnbench.cli.main import main
