@@ -19,9 +19,9 @@ from attnbench.measure.plan import Plan, PlannedArm
 from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.tasks import StepCounts
 from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
+from attnbench.protocol.bands import LOGIT_STEPS
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.family import Family
-from attnbench.quality.figures import LOGIT_STEPS
 
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server

@@ -38,6 +38,8 @@ def quality_body(
         "worst_gate": verdict.worst_gate or "",
         "worst_layer": -1 if verdict.worst_layer is None else verdict.worst_layer,
         "worst_head": -1 if verdict.worst_head is None else verdict.worst_head,
+        "worst_window": -1 if verdict.worst_window is None else verdict.worst_window,
+        "worst_step": -1 if verdict.worst_step is None else verdict.worst_step,
         "gates_run": ", ".join(verdict.gates_run),
         "gates_not_run": ", ".join(verdict.gates_not_run),
         "windows": verdict.windows,

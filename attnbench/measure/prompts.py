@@ -9,7 +9,7 @@ from attnbench.errors import ModelError
 from attnbench.models.folder import FolderSource
 from attnbench.models.info import ModelInfo
 from attnbench.models.sources import source_of
-from attnbench.quality.figures import LOGIT_STEPS
+from attnbench.protocol.bands import LOGIT_STEPS
 from attnbench.quality.text import read_text, windows
 
 if TYPE_CHECKING:

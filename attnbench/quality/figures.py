@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from attnbench.protocol.bands import ABLE, LOGIT_STEPS, NEEDLES, PERPLEXITY_WINDOWS
 from attnbench.quality.samples import Floats, GateArrays
+from attnbench.quality.worst import lowest_head, norm_ratio_heads
+from attnbench.stats.student import mean_interval
 
-PERPLEXITY_WINDOWS = 5  # fewer text offsets do not make a perplexity gate
-LOGIT_STEPS = 64  # fewer steps a window do not make a gate of logits
+LEVEL = 0.95  # of the intervals
 
 Figures = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Head:
-    """One query head and its value, averaged over windows and steps."""
-
-    layer: int
-    head: int
-    value: float
 
 
 def figures(arrays: GateArrays) -> Figures:
@@ -30,13 +19,16 @@ def figures(arrays: GateArrays) -> Figures:
 
     Samples that are not finite are counted in `non_finite` and enter nothing else.
     """
+    bad = sum(map(_non_finite, (arrays.cosine, arrays.kl_nats, arrays.needle_nats)))
     found = {
-        "non_finite": float(_non_finite(arrays.cosine) + _non_finite(arrays.kl_nats)),
+        "non_finite": float(bad),
         "deterministic": float(arrays.deterministic[0]),
         "kept_share": _mean(arrays.kept_share),
         **_outputs(arrays),
         **_nulls(arrays),
+        **_kept_mass(arrays),
         **_logits(arrays),
+        **_needles(arrays),
     }
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
@@ -55,18 +47,40 @@ def _outputs(arrays: GateArrays) -> Figures:
         "norm_ratio_high": ratio_high.value,
         "floor_cosine": _mean(arrays.floor_cosine),
         "floor_relative_l2": _mean(arrays.floor_relative_l2),
+        "math_flash_cosine": _mean(arrays.math_flash_cosine),
+        "math_flash_relative_l2": _mean(arrays.math_flash_relative_l2),
     }
 
 
 def _nulls(arrays: GateArrays) -> Figures:
     """Mean cosines of the null models, and where the arm stands between random and oracle."""
-    found = {
-        name: _mean(getattr(arrays, name))
-        for name in ("null_uniform", "null_recent", "null_random", "null_oracle")
+    names = ("null_uniform", "null_recent", "null_value_norm", "null_random", "null_oracle")
+    found = {name: _mean(getattr(arrays, name)) for name in names}
+    return found | (_skill(arrays) if arrays.null_random.size and arrays.null_oracle.size else {})
+
+
+def _skill(arrays: GateArrays) -> Figures:
+    """(arm - random) / (oracle - random) of mean cosines, with t over windows of text."""
+    parts = (arrays.cosine, arrays.null_random, arrays.null_oracle)
+    skill = _place(*parts)
+    by_window = [_place(*window) for window in zip(*parts, strict=True)]
+    if len(by_window) < 2 or not np.isfinite([skill, *by_window]).all():
+        return {"skill": skill}
+    half_width = mean_interval(by_window, LEVEL).half_width
+    return {"skill": skill, "skill_low": skill - half_width, "skill_high": skill + half_width}
+
+
+def _place(own: Floats, random: Floats, oracle: Floats) -> float:
+    """Where the arm stands between the two; NaN where there is no room between them."""
+    room = _mean(oracle) - _mean(random)
+    return (_mean(own) - _mean(random)) / room if room else np.nan
+
+
+def _kept_mass(arrays: GateArrays) -> Figures:
+    return {
+        "kept_mass_mean": _mean(arrays.kept_mass),
+        "kept_mass_min": _percentile(arrays.kept_mass, 0),
     }
-    room = found["null_oracle"] - found["null_random"]
-    found["skill"] = (_mean(arrays.cosine) - found["null_random"]) / room if room else np.nan
-    return found
 
 
 def _logits(arrays: GateArrays) -> Figures:
@@ -78,12 +92,46 @@ def _logits(arrays: GateArrays) -> Figures:
         "kl_p99_nats": _percentile(arrays.kl_nats, 99),
         "top1_agreement": _mean(arrays.agree),
     }
-    if len(arrays.nll_nats) >= PERPLEXITY_WINDOWS:
-        by_offset = (arrays.nll_nats - arrays.nll_sdpa_nats).mean(-1, dtype=np.float64)
-        found["perplexity_change"] = float(np.expm1(by_offset.mean()))
-        found["perplexity_change_se"] = float(by_offset.std(ddof=1) / len(by_offset) ** 0.5)
-        found["perplexity_sdpa"] = float(np.exp(_mean(arrays.nll_sdpa_nats)))
-    return found
+    return found | (_perplexity(arrays) if len(arrays.nll_nats) >= PERPLEXITY_WINDOWS else {})
+
+
+def _perplexity(arrays: GateArrays) -> Figures:
+    """The change, paired by text offset, with t over offsets."""
+    by_offset = (arrays.nll_nats - arrays.nll_sdpa_nats).mean(-1, dtype=np.float64)
+    if not np.isfinite(by_offset).all():
+        return {}
+    interval = mean_interval(by_offset.tolist(), LEVEL)
+    return {
+        "perplexity_offsets": float(len(by_offset)),
+        "perplexity_change": float(np.expm1(interval.mean)),
+        "perplexity_change_low": float(np.expm1(interval.low)),
+        "perplexity_change_high": float(np.expm1(interval.high)),
+        "perplexity_sdpa": float(np.exp(_mean(arrays.nll_sdpa_nats))),
+    }
+
+
+def _needles(arrays: GateArrays) -> Figures:
+    """Facts retrieved (the whole answer ranked first), and how probable the answer was.
+
+    The change that the gate judges is there only where the model retrieves facts under SDPA.
+    """
+    asked = len(arrays.needle_rank)
+    if not asked:
+        return {}
+    hits, hits_sdpa = (
+        int((ranks == 1).sum()) for ranks in (arrays.needle_rank, arrays.needle_rank_sdpa)
+    )
+    found = {
+        "needles": float(asked),
+        "needle_hits": hits / asked,
+        "needle_hits_sdpa": hits_sdpa / asked,
+        "needle_rank_median": _percentile(arrays.needle_rank, 50),
+        "needle_rank_worst": _percentile(arrays.needle_rank, 100),
+        "needle_probability": _mean(np.exp(-arrays.needle_nats)),
+        "needle_probability_sdpa": _mean(np.exp(-arrays.needle_nats_sdpa)),
+    }
+    able = asked >= NEEDLES and hits_sdpa >= ABLE * asked
+    return found | ({"needle_change": (hits - hits_sdpa) / asked} if able else {})
 
 
 def uniform_figures(arrays: GateArrays) -> Figures:
@@ -97,38 +145,6 @@ def uniform_figures(arrays: GateArrays) -> Figures:
         "cosine_p1": _percentile(null, 1),
         "cosine_lowest_head": float(null.mean(0, dtype=np.float64).min()),
     }
-
-
-def lowest_head(arrays: GateArrays) -> Head:
-    """The (layer, head) of the lowest cosine averaged over windows and steps."""
-    means = _by_head(arrays.cosine)
-    return _head(arrays, means, np.argmin(_comparable(means, np.inf)))
-
-
-def norm_ratio_heads(arrays: GateArrays) -> tuple[Head, Head]:
-    """The (layer, head) of the lowest and of the highest norm ratio, averaged likewise."""
-    means = _by_head(arrays.norm_ratio)
-    return (
-        _head(arrays, means, np.argmin(_comparable(means, np.inf))),
-        _head(arrays, means, np.argmax(_comparable(means, -np.inf))),
-    )
-
-
-def _by_head(samples: Floats) -> NDArray[np.float64]:
-    """[W,L,S,H] -> [L,H], over the finite samples; NaN where there is none."""
-    finite = np.isfinite(samples)
-    total = np.where(finite, samples, 0).sum(axis=(0, 2), dtype=np.float64)
-    count = finite.sum(axis=(0, 2))
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
-
-
-def _comparable(means: NDArray[np.float64], instead: float) -> NDArray[np.float64]:
-    return np.where(np.isfinite(means), means, instead)
-
-
-def _head(arrays: GateArrays, means: NDArray[np.float64], flat: Any) -> Head:
-    layer, head = np.unravel_index(flat, means.shape)
-    return Head(int(arrays.layers[layer]), int(head), float(means[layer, head]))
 
 
 def _non_finite(samples: Floats) -> int:

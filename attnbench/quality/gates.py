@@ -11,21 +11,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
 
 import msgspec
 
 from attnbench.errors import UsageError
-from attnbench.protocol.bands import DEFAULT_BANDS, Band, Bands, Gate
-from attnbench.quality.figures import (
-    Figures,
-    Head,
-    figures,
-    lowest_head,
-    norm_ratio_heads,
-    uniform_figures,
+from attnbench.protocol.bands import (
+    ABLE,
+    DEFAULT_BANDS,
+    LOGIT_STEPS,
+    NEEDLES,
+    PERPLEXITY_WINDOWS,
+    Band,
+    Gate,
+    GateBands,
 )
+from attnbench.quality.figures import Figures, figures, uniform_figures
 from attnbench.quality.samples import GateArrays, GateSamples
+from attnbench.quality.worst import (
+    Head,
+    lowest_head,
+    non_finite_head,
+    worst_logits,
+    worst_norm_ratio,
+)
 
 REPLACEMENT = "replacement"  # values of `methods.base.Family`, whose module imports torch
 CONTROL = "control"
@@ -40,6 +48,8 @@ ADVICE = {
     Gate.NON_FINITE: "find out where the method makes NaN or infinity",
     Gate.NON_DETERMINISTIC: "find out why the same step gives two results",
     Gate.NORM_RATIO: "look for lost or doubled attention mass where it is worst",
+    Gate.PERPLEXITY: "give the method more budget or precision, or run more text offsets",
+    Gate.NEEDLE: "look for the tokens of the facts among what the method leaves out",
 }
 
 
@@ -55,8 +65,10 @@ class Quality(StrEnum):
 class QualityVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """The verdict on one arm, its reason, and all that it rests on.
 
-    `worst_layer` and `worst_head` say where the output is worst: by norm ratio when that is the
-    worst gate, else by cosine. A verdict that does not count (controls) changes no exit code.
+    `worst_layer`, `worst_head` and, in these, `worst_window` and `worst_step` say where the output
+    is worst: by norm ratio when that is the worst gate, else by cosine; `worst_logit_*` where the
+    next-token distribution is. `bands` is the band of every gate that was run, `not_run` why the
+    others were not. A verdict that does not count (controls) changes no exit code.
     """
 
     verdict: Quality
@@ -66,7 +78,13 @@ class QualityVerdict(msgspec.Struct, frozen=True, kw_only=True):
     worst_gate: str | None = None
     worst_layer: int | None = None
     worst_head: int | None = None
+    worst_window: int | None = None
+    worst_step: int | None = None
+    worst_logit_window: int | None = None
+    worst_logit_step: int | None = None
     figures: dict[str, float] = {}
+    bands: dict[str, str] = {}
+    not_run: dict[str, str] = {}
     gates_run: tuple[str, ...] = ()
     gates_not_run: tuple[str, ...] = tuple(Gate)
     windows: int = 0
@@ -99,10 +117,7 @@ def random_weights() -> QualityVerdict:
 
 
 def judge(
-    samples: GateSamples,
-    family: str,
-    weights: str,
-    bands: Mapping[Gate, tuple[Bands, ...]] = DEFAULT_BANDS,
+    samples: GateSamples, family: str, weights: str, bands: GateBands = DEFAULT_BANDS
 ) -> QualityVerdict:
     """The verdict on one arm of `family` in a model with "trained" or "random" `weights`.
 
@@ -115,37 +130,68 @@ def judge(
     found = figures(arrays)
     in_band = gate_bands(found, bands)
     verdict = _Judge(bands, in_band, found).verdict(arrays, family, weights)
-    worst = _worst_head(arrays, verdict.worst_gate)
+    worst, logits = _worst_head(arrays, verdict.worst_gate), worst_logits(arrays)
     windows, _, steps, _ = arrays.cosine.shape
     return msgspec.structs.replace(
         verdict,
         worst_layer=worst.layer,
         worst_head=worst.head,
+        worst_window=worst.window,
+        worst_step=worst.step,
+        worst_logit_window=logits.window if logits else None,
+        worst_logit_step=logits.step if logits else None,
         figures=found,
+        bands={gate.value: band.name for gate, band in in_band.items()},
         gates_run=tuple(in_band),
         gates_not_run=tuple(gate for gate in Gate if gate not in in_band),
+        not_run={gate.value: _why_not(gate, arrays) for gate in Gate if gate not in in_band},
         windows=windows,
         steps=steps,
         context=int(arrays.context[0]),
     )
 
 
-def gate_bands(
-    found: Figures, bands: Mapping[Gate, tuple[Bands, ...]] = DEFAULT_BANDS
-) -> dict[Gate, Band]:
-    """The band of every gate whose figures are there."""
-    return {
+def _why_not(gate: Gate, arrays: GateArrays) -> str:
+    """Why a gate has no figure."""
+    windows, steps = arrays.kl_nats.shape if arrays.kl_nats.size else (0, 0)
+    if gate in (Gate.LOGIT_KL, Gate.TOP1) and steps < LOGIT_STEPS:
+        return f"{steps} steps inside the model, and it takes {LOGIT_STEPS}"
+    if gate is Gate.PERPLEXITY and (steps < LOGIT_STEPS or windows < PERPLEXITY_WINDOWS):
+        return f"{windows} text offsets, and it takes {PERPLEXITY_WINDOWS} of {LOGIT_STEPS} steps"
+    asked = len(arrays.needle_rank)
+    if gate is Gate.NEEDLE and asked < NEEDLES:
+        return f"{asked} facts asked for, and it takes {NEEDLES}"
+    if gate is Gate.NEEDLE:
+        hits = int((arrays.needle_rank_sdpa == 1).sum())
+        return f"the model retrieves {hits} of {asked} facts under SDPA, and it takes {ABLE:.0%}"
+    return "no sample is finite"
+
+
+def gate_bands(found: Figures, bands: GateBands = DEFAULT_BANDS) -> dict[Gate, Band]:
+    """The band of every gate whose figures are there.
+
+    A change in perplexity whose interval reaches what kills is known too vaguely to pass.
+    """
+    in_band = {
         gate: max(part.of(found[part.figure]) for part in parts)
         for gate, parts in bands.items()
         if all(part.figure in found for part in parts)
     }
+    if in_band.get(Gate.PERPLEXITY) is Band.PASS and _is_vague(found, bands):
+        in_band[Gate.PERPLEXITY] = Band.MARGINAL
+    return in_band
+
+
+def _is_vague(found: Figures, bands: GateBands) -> bool:
+    high = found.get("perplexity_change_high")
+    return high is not None and bands[Gate.PERPLEXITY][0].of(high) is Band.KILL
 
 
 @dataclass(frozen=True)
 class _Judge:
     """The bands that count, where one arm's figures lie in them, and the figures."""
 
-    bands: Mapping[Gate, tuple[Bands, ...]]
+    bands: GateBands
     in_band: Mapping[Gate, Band]
     found: Figures
 
@@ -187,21 +233,18 @@ class _Judge:
         )
 
     def _look_at(self, gate: Gate) -> str:
-        found = self.found
-        shown = ", ".join(
-            f"{part.figure} is {found[part.figure]:.4g}, {part.wanted}"
+        shown = [
+            f"{part.figure} is {self.found[part.figure]:.4g}, {part.wanted}"
             for part in self.bands[gate]
-            if part.of(found[part.figure]) is not Band.PASS
-        )
-        return f"{ADVICE.get(gate, MORE_BUDGET)} ({shown})"
+            if part.of(self.found[part.figure]) is not Band.PASS
+        ]
+        if not shown:  # known too vaguely
+            high, kills = self.found["perplexity_change_high"], self.bands[gate][0].kills
+            shown = [f"perplexity_change may be {high:.4g}, which {kills}"]
+        return f"{ADVICE.get(gate, MORE_BUDGET)} ({', '.join(shown)})"
 
 
 def _worst_head(arrays: GateArrays, worst_gate: str | None) -> Head:
-    if worst_gate != Gate.NORM_RATIO:
-        return lowest_head(arrays)
-    # 0.7 and 1.4 are equally bad, so distance from 1 is a ratio too; 0 is the farthest.
-    return max(norm_ratio_heads(arrays), key=lambda head: _fold(head.value))
-
-
-def _fold(ratio: float) -> float:
-    return max(ratio, 1 / ratio) if ratio else inf
+    if worst_gate == Gate.NORM_RATIO:
+        return worst_norm_ratio(arrays)
+    return non_finite_head(arrays) if worst_gate == Gate.NON_FINITE else lowest_head(arrays)

@@ -47,6 +47,14 @@ class ExactWeights:
         chosen = self.visible & ((row < sinks) | (row >= oldest))
         return self._attend(self.weights * chosen)
 
+    def value_norm(self, kept: int) -> Tensor:
+        """The `kept` rows of the longest values, of those that a step sees."""
+        length = self.v.norm(dim=-1)[:, None, None, :].expand_as(self.weights)
+        rows = length.masked_fill(~self.visible, -1.0).topk(kept, dim=-1).indices
+        return self._attend(
+            torch.zeros_like(self.weights).scatter(-1, rows, self.weights.gather(-1, rows))
+        )
+
     def oracle(self, kept: int) -> Tensor:
         """The `kept` rows of the largest weights, chosen anew for every step and head."""
         largest, rows = self.weights.topk(kept, dim=-1)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from attnbench.errors import UsageError
 from attnbench.models.info import LoadedModel
+from attnbench.protocol.bands import LOGIT_STEPS
 from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.capture import RoutedModel, layer_traces, record_window, routed
 from attnbench.quality.compounded import CompoundedGate
-from attnbench.quality.figures import LOGIT_STEPS
 from attnbench.quality.local import LocalGate
 from attnbench.quality.samples import GateSamples
 from attnbench.quality.text import Text, default_text, read_text, windows

@@ -46,10 +46,14 @@ class GateArrays:
 
     `cosine`, `relative_l2` and `norm_ratio` are [W,L,S,H], of the arm's output against SDPA's on
     the same q, k and v; `kept_share` is [W,L,S]. The rest of the local part is [W,L,H], averaged
-    over steps: `floor_*` is SDPA against float64, `null_*` the cosine of the null models at the
-    arm's own kept share. The compounded part, [W,T] over T steps inside the model: `kl_nats`
-    (SDPA's next-token distribution from the arm's), `agree` (1 where both rank the same token
-    first), `nll_nats` of the text's next token under the arm and under SDPA.
+    over steps: `floor_*` is SDPA against float64, `math_flash_*` SDPA's math backend against its
+    flash backend at the last step (NaN where there is none here), `null_*` the cosine of the null
+    models at the arm's own kept share. `kept_mass` [1,L,H] is of the first window. The compounded
+    part, [W,T] over T steps inside the model: `kl_nats` (SDPA's next-token distribution from the
+    arm's), `agree` (1 where both rank the same token first), `nll_nats` of the text's next token
+    under the arm and under SDPA. Of the facts asked for, [F] each: `needle_depth` (0 is the start
+    of the text), `needle_nats` (minus the log of the answer's probability) and `needle_rank` (the
+    worst rank of a token of the answer, 1 is first) under the arm and under SDPA.
     """
 
     context: NDArray[np.int64]  # [1], tokens before the first step
@@ -63,12 +67,21 @@ class GateArrays:
     floor_relative_l2: Floats
     null_uniform: Floats
     null_recent: Floats = field(default_factory=_not_run)
+    null_value_norm: Floats = field(default_factory=_not_run)
     null_random: Floats = field(default_factory=_not_run)
     null_oracle: Floats = field(default_factory=_not_run)
+    math_flash_cosine: Floats = field(default_factory=_not_run)
+    math_flash_relative_l2: Floats = field(default_factory=_not_run)
+    kept_mass: Floats = field(default_factory=_not_run)
     kl_nats: Floats = field(default_factory=_not_run)
     agree: Floats = field(default_factory=_not_run)
     nll_nats: Floats = field(default_factory=_not_run)
     nll_sdpa_nats: Floats = field(default_factory=_not_run)
+    needle_depth: Floats = field(default_factory=_not_run)
+    needle_nats: Floats = field(default_factory=_not_run)
+    needle_nats_sdpa: Floats = field(default_factory=_not_run)
+    needle_rank: Floats = field(default_factory=_not_run)
+    needle_rank_sdpa: Floats = field(default_factory=_not_run)
 
     def pack(self) -> GateSamples:
         """The same arrays give the same bytes."""

@@ -5,7 +5,7 @@ One line a fact: arms of which the same is to be said share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -131,8 +131,15 @@ def _doubtful(result: ArmResult) -> tuple[str, str]:
         return result.method, ""
     return result.method, (
         f"quality {result.verdict.quality} by {quality['worst_gate']}, worst in layer "
-        f"{quality['worst_layer']}, head {quality['worst_head']}"
+        f"{quality['worst_layer']}, head {quality['worst_head']}{_moment(quality)}"
     )
+
+
+def _moment(quality: Mapping[str, float | int | str]) -> str:
+    """Records from before it was kept do not say when."""
+    if "worst_step" not in quality:
+        return ""
+    return f", at step {quality['worst_step']} of window {quality['worst_window']}"
 
 
 def _open_latency(result: ArmResult) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attnbench.errors import AttnbenchError, UsageError
-from attnbench.protocol.bands import DEFAULT_BANDS, Band, Gate
+from attnbench.protocol.bands import DEFAULT_BANDS, Band, Bands, Gate, changed_bands
 from attnbench.quality.figures import figures
 from attnbench.quality.gates import (
     Quality,
@@ -65,6 +65,43 @@ def test_figures_are_those_computed_by_hand():
     assert found["cosine_lowest_head"] == pytest.approx((7.5 + 67.5) / 2 / 119)
     assert found["kept_share"] == 0.25
     assert "kl_mean_nats" not in found
+
+
+def test_the_worst_window_and_step_of_the_worst_head_are_named():
+    cosine = spoiled("cosine", np.s_[:, 2, :, 3], 0.7).cosine
+    cosine[1, 2, 3, 3] = 0.1
+    cosine[0, 0, 2, 0] = 0.0  # lower still, in a head that is better on the whole
+    verdict = verdict_on(perfect(cosine=cosine))
+    assert (verdict.worst_layer, verdict.worst_head) == (7, 3)
+    assert (verdict.worst_window, verdict.worst_step) == (1, 3)
+
+
+def test_where_logits_are_farthest_is_named():
+    kl = np.zeros((W, 64), np.float32)
+    kl[1, 40] = 3
+    verdict = verdict_on(perfect(kl_nats=kl, agree=kl + 1, nll_nats=kl, nll_sdpa_nats=kl))
+    assert (verdict.worst_logit_window, verdict.worst_logit_step) == (1, 40)
+
+
+def test_the_place_of_a_nan_is_named():
+    verdict = verdict_on(spoiled("cosine", (1, 2, 3, 4), np.nan))
+    assert (verdict.worst_layer, verdict.worst_head) == (7, 4)
+    assert (verdict.worst_window, verdict.worst_step) == (1, 3)
+
+
+def test_skill_has_an_interval_over_windows_of_text():
+    cosine = perfect().cosine.copy()
+    cosine[0], cosine[1] = 0.8, 0.6  # skills .6 and .2, between random at .5 and oracle at 1
+    found = figures(perfect(cosine=cosine))
+    assert found["skill"] == pytest.approx(0.4)
+    assert found["skill_high"] - 0.4 == pytest.approx(12.706 * 0.2, rel=1e-3)
+    assert "skill_low" not in figures(
+        perfect(
+            cosine=cosine[:1],
+            null_random=perfect().null_random[:1],
+            null_oracle=perfect().null_oracle[:1],
+        )
+    )
 
 
 def test_skill_is_the_place_between_random_and_oracle():
@@ -184,6 +221,7 @@ PASS, MARGINAL, KILL = Band.PASS, Band.MARGINAL, Band.KILL
             "perplexity_change",
             {-0.2: PASS, 0.01: PASS, 0.0101: MARGINAL, 0.05: MARGINAL, 0.0501: KILL},
         ),
+        (Gate.NEEDLE, "needle_change", {-0.05: PASS, -0.1: MARGINAL, -0.15: MARGINAL, -0.2: KILL}),
         (Gate.NON_FINITE, "non_finite", {0: PASS, 1: KILL}),
         (Gate.NON_DETERMINISTIC, "deterministic", {1: PASS, 0: MARGINAL}),
     ],
@@ -194,8 +232,86 @@ def test_bands_at_their_edges(gate, figure, edges):
     assert found == edges
 
 
-def test_every_gate_but_the_needle_has_its_bands():
-    assert set(Gate) - set(DEFAULT_BANDS) == {Gate.NEEDLE}
+def test_every_gate_has_its_bands():
+    assert set(Gate) == set(DEFAULT_BANDS)
+
+
+def with_perplexity(extra: list[float]) -> GateArrays:
+    sdpa = np.ones((5, 64), np.float32)
+    more = np.array(extra, np.float32)[:, None]
+    return perfect(nll_nats=sdpa + more, nll_sdpa_nats=sdpa, kl_nats=sdpa * 0, agree=sdpa)
+
+
+def test_a_perplexity_that_is_known_too_vaguely_has_not_passed():
+    steady = verdict_on(with_perplexity([0.005, 0.004, 0.006, 0.005, 0.005]))
+    vague = verdict_on(with_perplexity([0.05, -0.04, 0.03, -0.03, 0.01]))
+    assert steady.bands["perplexity"] == "PASS"
+    assert vague.figures["perplexity_change"] < 0.01
+    assert (vague.bands["perplexity"], vague.reason) == ("MARGINAL", "perplexity")
+    assert "offsets" in vague.next_step
+    assert "which kills above 0.05" in vague.next_step
+
+
+def with_needles(hits: int, hits_sdpa: int, asked: int = 20) -> GateArrays:
+    ranks = np.where(np.arange(asked) < hits, 1, 9).astype(np.float32)
+    ranks_sdpa = np.where(np.arange(asked) < hits_sdpa, 1, 9).astype(np.float32)
+    nats = np.full(asked, 0.5, np.float32)
+    return perfect(
+        needle_depth=nats,
+        needle_nats=nats,
+        needle_nats_sdpa=nats,
+        needle_rank=ranks,
+        needle_rank_sdpa=ranks_sdpa,
+    )
+
+
+@pytest.mark.parametrize(
+    ("hits", "band"), [(20, "PASS"), (19, "PASS"), (18, "MARGINAL"), (17, "MARGINAL"), (16, "KILL")]
+)
+def test_facts_that_are_lost_are_counted_against_those_that_sdpa_finds(hits, band):
+    assert verdict_on(with_needles(hits, 20)).bands["needle"] == band
+
+
+def test_a_model_that_cannot_retrieve_is_not_asked_and_it_is_said_why():
+    verdict = verdict_on(with_needles(2, 15))
+    assert "needle" in verdict.gates_not_run
+    assert verdict.not_run["needle"] == (
+        "the model retrieves 15 of 20 facts under SDPA, and it takes 80%"
+    )
+    assert "needle_change" not in verdict.figures
+    assert verdict.figures["needle_hits_sdpa"] == 0.75
+
+
+def test_every_gate_that_was_not_run_says_why():
+    verdict = verdict_on(perfect())
+    assert set(verdict.not_run) == set(verdict.gates_not_run)
+    assert all(verdict.not_run.values())
+
+
+def test_all_gates_passed_is_a_pass():
+    both = {
+        part.name: value
+        for arrays in (with_perplexity([0.0] * 5), with_needles(20, 20))
+        for part in dataclasses.fields(GateArrays)
+        if (value := getattr(arrays, part.name)).shape != getattr(perfect(), part.name).shape
+    }
+    verdict = verdict_on(perfect(**both))
+    assert (verdict.verdict, verdict.reason) == (Quality.PASS, "all-gates-passed")
+    assert verdict.next_step == ""
+
+
+def test_bands_that_a_protocol_registers_decide():
+    strict = {
+        **DEFAULT_BANDS,
+        Gate.MEAN_COSINE: (Bands("cosine_mean", (0.999, np.inf), (0.99, np.inf)),),
+    }
+    arrays = perfect(cosine=np.full((W, L, S, H), 0.995, np.float32)).pack()
+    assert judge(arrays, "exact", "trained").bands["mean-cosine"] == "PASS"
+    verdict = judge(arrays, "exact", "trained", strict)
+    assert (verdict.verdict, verdict.reason) == (Quality.MARGINAL, "mean-cosine")
+    assert "passes from 0.999" in verdict.next_step
+    assert changed_bands(strict) == {"mean-cosine": "passes from 0.999 and kills below 0.99"}
+    assert changed_bands(DEFAULT_BANDS) == {}
 
 
 def test_random_weights_are_not_evaluated_though_the_figures_are_there():
@@ -284,7 +400,9 @@ def test_perplexity_is_paired_over_at_least_five_offsets():
     samples = {"nll_nats": sdpa + extra, "nll_sdpa_nats": sdpa, "kl_nats": sdpa, "agree": sdpa}
     found = figures(perfect(**samples))
     assert found["perplexity_change"] == pytest.approx(np.exp(0.02) - 1, rel=1e-3)
-    assert found["perplexity_change_se"] == pytest.approx(np.sqrt(0.00025 / 5), rel=1e-3)
+    half = 2.7764 * np.sqrt(0.00025 / 5)  # Student's t over five offsets
+    assert found["perplexity_change_low"] == pytest.approx(np.expm1(0.02 - half), rel=1e-3)
+    assert found["perplexity_change_high"] == pytest.approx(np.expm1(0.02 + half), rel=1e-3)
     four = {name: part[:4] for name, part in samples.items()}
     assert "perplexity_change" not in figures(perfect(**four))
 

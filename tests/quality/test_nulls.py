@@ -1,11 +1,14 @@
+import dataclasses
 import math
 
 import pytest
 import torch
 
+from attnbench.errors import Unsupported
 from attnbench.methods.reference import exact_attention
+from attnbench.methods.sdpa import Sdpa
 from attnbench.quality.metrics import head_metrics
-from attnbench.quality.null_cosines import NullCosines
+from attnbench.quality.null_cosines import NullCosines, math_against_flash
 from attnbench.quality.nulls import exact_weights
 from attnbench.quality.replay import sdpa_outputs
 from tests.quality.layers import gaussian_trace
@@ -60,6 +63,37 @@ def test_the_oracle_keeps_the_rows_of_the_largest_weights():
         trace.shape.scale,
     )
     torch.testing.assert_close(weights_of(trace).oracle(10)[0, 1], expected[0, 0, 0])
+
+
+def test_value_norm_keeps_the_rows_of_the_longest_values_that_a_step_sees():
+    trace = gaussian_trace(context=50, heads=2, kv_heads=1)
+    kept = trace.v[0, :51].norm(dim=-1).topk(10).indices.tolist()
+    expected = exact_attention(
+        trace.q[:1, :, None].transpose(1, 2).reshape(1, 2, 1, -1),
+        trace.k[None, :, kept],
+        trace.v[None, :, kept],
+        trace.shape.scale,
+    )
+    torch.testing.assert_close(weights_of(trace).value_norm(10)[0], expected[0, :, 0])
+
+
+def test_the_two_ways_to_compute_sdpa_set_the_floor():
+    trace = gaussian_trace()
+    found = math_against_flash(trace)
+    assert found.cosine.shape == (4,)
+    assert 0 < found.relative_l2.max() < 1e-5
+    halves = dataclasses.replace(
+        trace, q=trace.q.bfloat16(), k=trace.k.bfloat16(), v=trace.v.bfloat16()
+    )
+    assert 1e-4 < math_against_flash(halves).relative_l2.max() < 1e-1
+
+
+def test_where_a_backend_refuses_there_is_no_such_floor(monkeypatch):
+    def refuses(*_):
+        raise Unsupported("no such backend")
+
+    monkeypatch.setattr(Sdpa, "attend", refuses)
+    assert math_against_flash(gaussian_trace()).cosine.isnan().all()
 
 
 def test_random_k_scores_about_the_square_root_of_the_kept_share_on_gaussian_data():
