@@ -10,6 +10,7 @@ import typer
 from attnbench.cli.common import console, numbers, require_appendable
 from attnbench.errors import UsageError
 from attnbench.protocol.cell import Mode, Scope
+from attnbench.quality.levels import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,7 +100,15 @@ def decode(
         Path | None,
         typer.Option(help="Text for prompts and quality.", show_default="numpy's documentation"),
     ] = None,
-    quality: Annotated[bool, typer.Option(help="Judge outputs against SDPA on real text.")] = True,
+    quality: Annotated[
+        Level,
+        typer.Option(
+            metavar="LEVEL",
+            help="Judge outputs against SDPA on real text. brief: outputs and logits; quick: every "
+            "gate; full: every gate on more text.",
+        ),
+    ] = Level.BRIEF,
+    no_quality: Annotated[bool, typer.Option("--no-quality", help="Judge no quality.")] = False,
     slower_allowed: Annotated[
         float | None,
         typer.Option(
@@ -183,7 +192,7 @@ def decode(
         scopes=tuple(dict.fromkeys(scope or [Scope.STEP])),
         modes=tuple(dict.fromkeys(mode or [])),
         methods=tuple(method or []),
-        quality=quality,
+        quality=None if no_quality else quality,
         text=text,
         seed=seed,
         threads=threads,

@@ -131,7 +131,7 @@ def _cell(request: CalibrationRequest, promise: Promise | None) -> Plan:
             device=request.device,
             scopes=(request.scope,),
             modes=(request.mode,) if request.mode else (),
-            quality=False,
+            quality=None,
             seed=request.seed,
             threads=request.threads,
             promise=promise,

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from attnbench.measure.layout import REHEARSALS, steps_of
+from attnbench.measure.layout import REHEARSALS, quality_counts, steps_of
 from attnbench.measure.overseer import ALWAYS_PROBED, PROBED_SHARE
 from attnbench.measure.place import (
     PILOT_BLOCKS,
     PILOT_STEPS,
-    QUALITY_STEPS,
 )
 from attnbench.measure.plan import Plan, PlannedArm
-from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.tasks import StepCounts
 from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
-from attnbench.protocol.bands import LOGIT_STEPS
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.family import Family
+from attnbench.quality.levels import QUESTION_STEPS
 
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server
@@ -37,6 +35,7 @@ FORK_S_AN_ARM = 0.3  # of the memory part
 # In steps: what is checked of a visit, of the probes and of an arm's trial in the pilot, and the
 # null models and repetitions of the quality gates in a window.
 CHECKS_A_VISIT, PROBES, TRIAL, GATES = 5, 50, 20, 40
+FACTS = 8  # that are asked for in a text
 
 
 def minutes(plan: Plan) -> float:
@@ -48,13 +47,14 @@ def minutes(plan: Plan) -> float:
         _memory_s(plan),
         _profile_s(plan),
     )
-    return (sum(parts_s) + (_quality_s(plan) if plan.request.quality else 0.0)) / 60
+    judged = plan.request.wants_quality
+    return (sum(parts_s) + (quality_s(plan, _judged(plan)) if judged else 0.0)) / 60
 
 
 def between_places_s(plan: Plan) -> float:
     """Seconds that a further place of the same run saves: processes that stand already."""
     processes = 1 + plan.request.protocol.sessions
-    if plan.request.quality and plan.info.weights == "trained":
+    if plan.request.wants_quality and plan.info.weights == "trained":
         processes += 1
     loading_s = PROCESS_S[plan.device] + plan.weight_bytes / 1e9
     return PLANNING_S[plan.device] + processes * loading_s + PROCESS_S[plan.device]
@@ -104,12 +104,19 @@ def _profile_s(plan: Plan) -> float:
     return _process_s(plan) + cells * PROFILE_S_AN_ARM * len(arms)
 
 
-def _quality_s(plan: Plan) -> float:
-    """Nothing where weights are random: there is nothing to judge."""
+def _judged(plan: Plan) -> list[PlannedArm]:
+    return [arm for arm in plan.arms if not arm.pilot_only]
+
+
+def quality_s(plan: Plan, arms: list[PlannedArm]) -> float:
+    """Seconds of the gates; nothing where weights are random: there is nothing to judge."""
     if plan.info.weights != "trained":
         return 0.0
-    arms = [arm for arm in plan.arms if not arm.pilot_only]
-    steps = QUALITY_WINDOWS * (QUALITY_STEPS + LOGIT_STEPS + GATES)
+    counts = quality_counts(plan)
+    steps = counts.windows * (counts.steps + counts.logit_steps + GATES)
+    steps += counts.haystacks * FACTS * QUESTION_STEPS // 2
+    if counts.kept_mass:
+        steps += 2 * plan.context // plan.info.head_dim
     return _process_s(plan) + sum(steps * _slowest_step_s(plan, arm) for arm in arms)
 
 

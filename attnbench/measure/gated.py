@@ -15,7 +15,7 @@ def quality_verdict(evidence: Evidence, planned: JudgedArm) -> QualityVerdict:
     """On random weights, and where nobody asked, there is none."""
     if evidence.plan.info.weights == "random":
         return random_weights()
-    if not evidence.plan.request.quality:
+    if not evidence.plan.request.wants_quality:
         return not_evaluated("not-asked", "run again without --no-quality")
     if evidence.quality is None:
         return not_evaluated("not-measured", "see why the quality part of the run failed")
@@ -47,6 +47,7 @@ def quality_body(
         "context": verdict.context,
         "text": evidence.quality.text_name,
         "text_sha256": evidence.quality.text_sha256,
+        **({"tokens_sha256": hashed} if (hashed := evidence.quality.tokens_sha256) else {}),
     }
 
 

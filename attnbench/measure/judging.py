@@ -12,7 +12,7 @@ from attnbench.measure.tasks import ArmFailure, Bench, QualityResult, QualityTas
 from attnbench.models.info import LoadedModel
 from attnbench.models.sources import load
 from attnbench.quality.candidates import Candidate, candidate
-from attnbench.quality.run import QualityCounts, run_quality
+from attnbench.quality.run import run_quality
 
 
 def run_judging(
@@ -24,10 +24,11 @@ def run_judging(
     dtype, device = getattr(torch, bench.dtype), torch.device(bench.device)
     tell(0, 0, f"loading {bench.model}")
     candidates, failures = judged_arms(bench, device)
+    loaded = load(bench.model, dtype, device, bench.seed) if model is None else model()
     samples = run_quality(
-        load(bench.model, dtype, device, bench.seed) if model is None else model(),
+        loaded,
         candidates,
-        QualityCounts(context=bench.context, windows=task.windows, steps=task.steps),
+        task.counts,
         dtype=dtype,
         device=device,
         seed=bench.seed,
@@ -40,6 +41,8 @@ def run_judging(
         failures=failures | failed,
         text_name=samples.text.name,
         text_sha256=samples.text.sha256,
+        tokens_sha256=samples.tokens_sha256,
+        model_identity=loaded.info.identity,
     )
 
 

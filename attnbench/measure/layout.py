@@ -8,6 +8,7 @@ from attnbench.measure.plan import Plan
 from attnbench.measure.tasks import Bench, Launch, StepCounts
 from attnbench.protocol.cell import Arm, Cell
 from attnbench.protocol.presets import Protocol
+from attnbench.quality.levels import Level, QualityCounts, counts_of
 
 REHEARSALS = 2  # of an arm in a session, on average
 
@@ -58,3 +59,8 @@ def steps_of(protocol: Protocol) -> StepCounts:
         timed_steps=protocol.timed_steps,
         min_visit_ms=protocol.min_visit_ms,
     )
+
+
+def quality_counts(plan: Plan) -> QualityCounts:
+    """How much of each quality gate the plan runs."""
+    return counts_of(plan.request.quality or Level.BRIEF, plan.context)

@@ -194,6 +194,6 @@ def _decode_request(request: MemoryRequest, context: int | None, batch: int) -> 
         dtype=request.dtype,
         device=request.device,
         methods=request.methods,
-        quality=False,
+        quality=None,
         seed=request.seed,
     )

@@ -16,9 +16,8 @@ from attnbench.measure.chosen import (
     without_crowded,
 )
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence
-from attnbench.measure.layout import bench_of, cell_of, steps_of
+from attnbench.measure.layout import bench_of, cell_of, quality_counts, steps_of
 from attnbench.measure.plan import Plan, PlannedArm
-from attnbench.measure.prompts import QUALITY_WINDOWS
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.tasks import (
     ArmFailure,
@@ -44,7 +43,6 @@ PILOT_STEPS = StepCounts(
     warmup_steps=15, untimed_steps=2, timed_steps=10, min_visit_ms=5.0, rehearsals=2
 )
 PILOT_BLOCKS = 4
-QUALITY_STEPS = 16
 
 
 @dataclass
@@ -69,7 +67,7 @@ class Place:
     @property
     def judges_quality(self) -> bool:
         """Whether there is a quality to judge, and it is wanted."""
-        return self.plan.request.quality and self.plan.info.weights == "trained"
+        return self.plan.request.wants_quality and self.plan.info.weights == "trained"
 
     def pilot_task(self) -> PilotTask:
         """All arms tried, and the exact ones timed."""
@@ -148,8 +146,7 @@ class Place:
         bench = bench_of(self.plan, arms, kernel_choices(arms, self._settled))
         return QualityTask(
             bench=msgspec.structs.replace(bench, batch=1),
-            windows=QUALITY_WINDOWS,
-            steps=QUALITY_STEPS,
+            counts=quality_counts(self.plan),
         )
 
     def evidence(self, run: str, environment: Mapping[str, str | int | float]) -> Evidence:

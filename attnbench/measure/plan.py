@@ -23,6 +23,7 @@ from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.presets import Protocol
 from attnbench.protocol.result import Promise
 from attnbench.quality.gates import refuse_replacement
+from attnbench.quality.levels import Level
 from attnbench.quality.text import read_text
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -57,7 +58,7 @@ class DecodeRequest:
     scopes: tuple[Scope, ...] = (Scope.STEP,)
     modes: tuple[Mode, ...] = ()
     methods: tuple[str, ...] = ()
-    quality: bool = True
+    quality: Level | None = Level.BRIEF  # None: not judged
     text: Path | None = None
     seed: int = 0
     threads: int = 1
@@ -66,6 +67,11 @@ class DecodeRequest:
     bands: Mapping[Gate, tuple[Bands, ...]] = field(default_factory=lambda: DEFAULT_BANDS)
     promise: Promise | None = None
     table: str = ""  # of kernel configurations: a path, "none", or empty for the package's own
+
+    @property
+    def wants_quality(self) -> bool:
+        """Whether outputs are to be judged."""
+        return self.quality is not None
 
 
 @dataclass(frozen=True)

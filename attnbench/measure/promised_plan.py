@@ -17,6 +17,7 @@ from attnbench.measure.plan import DecodeRequest, Plan, plan_decode
 from attnbench.methods.registry import parse
 from attnbench.protocol.document import CellPart, ProtocolFile, Quantity
 from attnbench.protocol.result import Promise
+from attnbench.quality.levels import Level
 
 
 def plans_of(file: ProtocolFile, promise: Promise) -> tuple[Plan, ...]:
@@ -67,7 +68,7 @@ def request_of(file: ProtocolFile, part: CellPart, promise: Promise) -> DecodeRe
         scopes=(part.scope,),
         modes=(part.mode,),
         methods=file.arms,
-        quality=file.quality,
+        quality=_level(file),
         text=Path(part.text) if part.text else None,
         seed=file.schedule.seed,
         threads=part.threads,
@@ -76,6 +77,13 @@ def request_of(file: ProtocolFile, part: CellPart, promise: Promise) -> DecodeRe
         bands=file.bands(),
         promise=promise,
     )
+
+
+def _level(file: ProtocolFile) -> Level | None:
+    """A claim that quality is kept needs every gate: one that is not run can show nothing."""
+    if not file.quality:
+        return None
+    return Level.QUICK if file.claim.keeps_quality else Level.BRIEF
 
 
 def labels_of(file: ProtocolFile, device: str) -> dict[str, str]:

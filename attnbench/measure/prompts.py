@@ -9,14 +9,13 @@ from attnbench.errors import ModelError
 from attnbench.models.folder import FolderSource
 from attnbench.models.info import ModelInfo
 from attnbench.models.sources import source_of
-from attnbench.protocol.bands import LOGIT_STEPS
+from attnbench.quality.levels import counts_of
 from attnbench.quality.text import read_text, windows
 
 if TYPE_CHECKING:
     from attnbench.measure.plan import DecodeRequest
 
 TEXT_STEPS = 64  # tokens of the text after the prompt, the first to be decoded
-QUALITY_WINDOWS = 2
 
 
 def require_tokenizer(model: str, tokenizer: Any | None) -> Any:
@@ -48,5 +47,6 @@ def refuse_early(request: DecodeRequest, info: ModelInfo, context: int) -> None:
 def _needed(request: DecodeRequest, info: ModelInfo, context: int) -> Iterator[tuple[int, int]]:
     """Tokens of a window and how many there are: the prompts, then what quality is judged on."""
     yield context + TEXT_STEPS, request.batch
-    if request.quality:
-        yield min(context, info.max_context - LOGIT_STEPS) + LOGIT_STEPS + 1, QUALITY_WINDOWS
+    if request.quality is not None:
+        counts = counts_of(request.quality, context).within(info.max_context)
+        yield counts.tokens, counts.windows

@@ -68,7 +68,7 @@ class RecordedRequest:
     """How the results say that they were judged."""
 
     protocol: Protocol
-    quality: bool
+    wants_quality: bool
     promise: Promise | None
     bands: Mapping[Gate, tuple[Bands, ...]] = field(default_factory=lambda: DEFAULT_BANDS)
 
@@ -242,7 +242,7 @@ class RecordedPlace:
             info=RecordedWeights(str(self._first["environment"].get("weights", ""))),
             request=RecordedRequest(
                 protocol=_converted(self._first["protocol"], Protocol),
-                quality=all(verdict.get("quality_reason") != "not-asked" for verdict in verdicts),
+                wants_quality=all(it.get("quality_reason") != "not-asked" for it in verdicts),
                 promise=_promise(self._first),
             ),
         )

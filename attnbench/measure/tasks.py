@@ -14,6 +14,7 @@ from attnbench.protocol.breakdown import StepProfile
 from attnbench.protocol.cell import Arm, Mode, Scope, SessionSamples
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.schedule import SessionSchedule
+from attnbench.quality.levels import QualityCounts
 from attnbench.quality.samples import GateSamples
 
 # Fields of `methods.base.KernelConfig`, which the parent must be able to name without torch.
@@ -133,11 +134,10 @@ class MemoryTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", ta
 
 
 class QualityTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="quality"):
-    """The local gate: `windows` windows of text, `steps` teacher-forced steps after each."""
+    """The quality gates: how much of each is run."""
 
     bench: Bench
-    windows: int
-    steps: int
+    counts: QualityCounts
 
 
 class FitTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="fit"):
@@ -356,12 +356,14 @@ class MemoryResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", 
 
 
 class QualityResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="quality"):
-    """Raw samples of the local gate by arm label, and the text they were taken on."""
+    """Raw samples of the gates by arm label, and the text and tokens they were taken on."""
 
     arms: dict[str, GateSamples]
     failures: dict[str, ArmFailure]
     text_name: str
     text_sha256: str
+    tokens_sha256: str = ""
+    model_identity: str = ""
 
 
 class ArmRounds(msgspec.Struct, frozen=True, kw_only=True):

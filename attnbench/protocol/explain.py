@@ -105,7 +105,8 @@ def _quality(file: ProtocolFile) -> Iterator[str]:
     if file.claim.quantity is Quantity.ORDER_EFFECT or not file.quality:
         yield "Not judged."
         return
-    yield "Outputs against SDPA on real text, where weights are trained."
+    gates = "Every gate" if file.claim.keeps_quality else "Outputs and logits"
+    yield f"{gates} against SDPA on real text, where weights are trained."
     if not file.gates:
         yield "The default bands count."
     for gate, parts in file.bands().items():

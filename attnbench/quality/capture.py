@@ -14,6 +14,7 @@ from attnbench.models.forced import StepRecord, record_steps
 from attnbench.models.info import LoadedModel
 from attnbench.models.prefill import prefill
 from attnbench.models.survey import survey
+from attnbench.quality.fitness import require_finite
 from attnbench.quality.replay import LayerTrace
 
 
@@ -56,10 +57,12 @@ def routed(
 def record_window(model: RoutedModel, ids: Tensor, context: int) -> StepRecord:
     """Prefill the first `context` of `ids` [1, N+S] exactly and record the S steps after them.
 
-    The cache ends N + S tokens long.
+    The cache ends N + S tokens long. Raises `ModelError` where the logits are not finite.
     """
     prefill(model.loaded, model.router, model.cache, ids[:, :context])
-    return record_steps(model.loaded, model.router, model.cache, model.surveyed, ids[:, context:])
+    record = record_steps(model.loaded, model.router, model.cache, model.surveyed, ids[:, context:])
+    require_finite(model.loaded, record.logits)
+    return record
 
 
 def layer_traces(

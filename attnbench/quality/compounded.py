@@ -38,7 +38,7 @@ class CompoundedGate:
         for candidate in self._roster.going():
             progress(f"{len(targets)} steps of {candidate.label}")
             with self._roster.attempt(candidate):
-                logits = _decoded(model, candidate, ids[:, :-1], context, intact)
+                logits = decoded(model, candidate, ids[:, :-1], context, intact)
                 samples = compare_logits(logits, record.logits[:, 0], targets)
                 self._parts.setdefault(candidate.label, []).append(samples)
 
@@ -67,7 +67,7 @@ def compare_logits(logits: Tensor, sdpa: Tensor, targets: Tensor) -> dict[str, T
     }
 
 
-def _decoded(
+def decoded(
     model: RoutedModel, candidate: Candidate, ids: Tensor, context: int, intact: Tensor
 ) -> Tensor:
     """Logits [T,V] of the model with the candidate in it; the prompt's rows must stay intact."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attnbench.protocol.family import Family
 from attnbench.quality.candidates import Candidate, Progress, Roster
+from attnbench.quality.kept_mass import kept_mass
 from attnbench.quality.metrics import head_metrics
 from attnbench.quality.null_cosines import NullCosines
 from attnbench.quality.replay import LayerTrace, deterministic, replay, sdpa_outputs
@@ -25,9 +26,11 @@ Parts = Mapping[str, Floats]  # one layer of one window: by field of GateArrays
 class LocalGate:
     """Gathers the samples of every candidate that goes, one window after the other."""
 
-    def __init__(self, roster: Roster, seed: int) -> None:
+    def __init__(self, roster: Roster, seed: int, *, kept_mass: bool = False) -> None:
         self._roster = roster
         self._seed = seed
+        self._measures_mass = kept_mass
+        self._kept_mass: dict[str, list[Floats]] = {}  # by layer, of the first window
         self._parts: dict[str, list[list[Parts]]] = {}
         self._deterministic: dict[str, bool] = {}
         self._layers: dict[int, None] = {}
@@ -66,6 +69,9 @@ class LocalGate:
             same = deterministic(candidate.method, trace, candidate.kernel)
             self._deterministic[candidate.label] = same
         self._parts[candidate.label][-1].append(_judged(candidate, trace, exact, nulls))
+        if self._measures_mass and self._windows == 0:
+            mass = kept_mass(candidate.method, trace, candidate.kernel)
+            self._kept_mass.setdefault(candidate.label, []).append(_floats(mass))
 
     def _stacked(self, label: str) -> GateArrays:
         windows = self._parts[label]
@@ -78,6 +84,7 @@ class LocalGate:
             layers=np.array(list(self._layers)),
             deterministic=np.array([self._deterministic[label]]),
             **stacked,
+            **({"kept_mass": np.stack(mass)[None]} if (mass := self._kept_mass.get(label)) else {}),
         )
 
 
@@ -93,4 +100,8 @@ def _judged(
     }
     if candidate.method.family is not Family.EXACT:
         parts |= nulls.at(sum(ran.kept_share) / len(ran.kept_share))
-    return {name: part.cpu().numpy().astype(np.float32) for name, part in parts.items()}
+    return {name: _floats(part) for name, part in parts.items()}
+
+
+def _floats(part: Tensor) -> Floats:
+    return part.cpu().numpy().astype(np.float32)

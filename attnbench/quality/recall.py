@@ -84,6 +84,24 @@ class Needle:
     fact_at: int
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a planted fact, and what has to come next; the fact begins at `fact_at`."""
+
+    fact: Fact
+    fact_at: int
+    question_ids: tuple[int, ...]
+    answer_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Text with facts in it, and a question for each that may follow it."""
+
+    prompt_ids: tuple[int, ...]
+    questions: tuple[Question, ...]
+
+
 def all_keys() -> tuple[Key, ...]:
     return tuple(Key(adjective, noun) for adjective in ADJECTIVES for noun in NOUNS)
 
@@ -151,9 +169,36 @@ def build_needle(
     rng = random.Random(seed)
     gaps = [_gap_nearest(pieces, depth)] + [rng.randint(1, len(pieces)) for _ in facts[1:]]
     order = sorted(range(len(facts)), key=lambda which: (gaps[which], rng.random()))
-    prompt, fact_at = _join(pieces, statements, gaps, order)
+    prompt, places = _join(pieces, statements, gaps, order)
     return Needle(
-        (*prefix_ids, *prompt, *question), tuple(answer), asked, fact_at + len(prefix_ids)
+        (*prefix_ids, *prompt, *question), tuple(answer), asked, places[0] + len(prefix_ids)
+    )
+
+
+def plant(
+    haystack: Sequence[Sequence[int]],
+    encode: Encode,
+    *,
+    tokens: int,
+    facts: Sequence[Fact],
+    depths: Sequence[float],
+    prefix_ids: Sequence[int] = (),
+) -> Planted:
+    """Hide `facts` in the haystack, each at the gap nearest to its depth; all can be asked for.
+
+    As `build_needle`, but the `tokens` are those of the text alone: questions come after it.
+    """
+    statements = [list(encode(fact.statement)) for fact in facts]
+    pieces = _fill(haystack, tokens - len(prefix_ids) - sum(map(len, statements)))
+    gaps = [_gap_nearest(pieces, depth) for depth in depths]
+    order = sorted(range(len(facts)), key=lambda which: (gaps[which], which))
+    prompt, places = _join(pieces, statements, gaps, order)
+    return Planted(
+        (*prefix_ids, *prompt),
+        tuple(
+            Question(fact, place + len(prefix_ids), *map(tuple, _cut_at_number(fact, encode)))
+            for fact, place in zip(facts, places, strict=True)
+        ),
     )
 
 
@@ -207,14 +252,13 @@ def _join(
     statements: Sequence[Sequence[int]],
     gaps: Sequence[int],
     order: Sequence[int],
-) -> tuple[list[int], int]:
-    """Text with every statement in its gap, and where statement 0 starts."""
+) -> tuple[list[int], list[int]]:
+    """Text with every statement in its gap, and where each statement starts."""
     joined: list[int] = []
-    fact_at = -1
+    places = [-1] * len(statements)
     for count, piece in enumerate(pieces, start=1):
         joined.extend(piece)
         for which in (which for which in order if gaps[which] == count):
-            if which == 0:
-                fact_at = len(joined)
+            places[which] = len(joined)
             joined.extend(statements[which])
-    return joined, fact_at
+    return joined, places

@@ -1,23 +1,28 @@
-"""A quality run: text, model, local and compounded gate, raw samples of every arm.
+"""A quality run: text, model, the gates one after the other, raw samples of every arm.
 
 Nothing is judged here. The parent process turns the samples into verdicts (`quality.gates`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from attnbench.errors import UsageError
 from attnbench.models.info import LoadedModel
-from attnbench.protocol.bands import LOGIT_STEPS
 from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.capture import RoutedModel, layer_traces, record_window, routed
 from attnbench.quality.compounded import CompoundedGate
+from attnbench.quality.fitness import require_causal, require_vocabulary
+from attnbench.quality.levels import QualityCounts
 from attnbench.quality.local import LocalGate
+from attnbench.quality.needles import NeedleGate, facts_in, haystacks
+from attnbench.quality.recall import Planted
 from attnbench.quality.samples import GateSamples
 from attnbench.quality.text import Text, default_text, read_text, windows
 
@@ -25,34 +30,23 @@ Progress = Callable[[int, int, str], None]  # so many of so many are done; what 
 
 
 @dataclass(frozen=True)
-class QualityCounts:
-    """How much is run: `windows` of text, `steps` decode steps of each for the local gate and
-    `logit_steps` for the compounded one (0: not run), after `context` prefilled tokens."""
+class Material:
+    """What is decoded: windows of text [W, `counts.tokens`] (int64), and texts with facts."""
 
-    context: int
-    windows: int
-    steps: int
-    logit_steps: int = LOGIT_STEPS
+    windows: Tensor
+    haystacks: tuple[Planted, ...] = ()
 
     @property
-    def recorded_steps(self) -> int:
-        return max(self.steps, self.logit_steps)
-
-    @property
-    def tokens(self) -> int:
-        """Of one window: the prompt, the decoded tokens, and the last target."""
-        return self.context + self.recorded_steps + 1
-
-    def within(self, max_context: int) -> QualityCounts:
-        """The same with a prompt short enough for every step to have a position."""
-        context = min(self.context, max_context - self.recorded_steps)
-        if context < 1:
-            raise UsageError(
-                f"{self.recorded_steps} decode steps leave no room for a prompt in a model of "
-                f"{max_context} positions",
-                hint="ask for fewer steps",
+    def sha256(self) -> str:
+        """Of all token ids, in the order in which they are decoded."""
+        digest = hashlib.sha256(self.windows.numpy().astype("<i8").tobytes())
+        for planted in self.haystacks:
+            asked = (
+                ids for each in planted.questions for ids in (each.question_ids, each.answer_ids)
             )
-        return replace(self, context=context)
+            for ids in (planted.prompt_ids, *asked):
+                digest.update(np.array(ids, "<i8").tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -62,6 +56,7 @@ class QualitySamples:
     arms: dict[str, GateSamples]
     failures: dict[str, Exception]
     text: Text
+    tokens_sha256: str
 
 
 def run_quality(
@@ -79,7 +74,8 @@ def run_quality(
 
     Where the model has too few positions the prompt is shorter than asked for, and the samples
     say how long it was. Raises UsageError for a model without a tokenizer (random weights: there
-    is nothing to judge), and TextTooShort.
+    is nothing to judge), TextTooShort, and `ModelError` for a model that is not causal, whose
+    tokenizer is another's, or whose own logits are not finite.
     """
     if loaded.tokenizer is None:
         raise UsageError(
@@ -88,43 +84,55 @@ def run_quality(
         )
     counts = counts.within(loaded.info.max_context)
     text = default_text() if text_path is None else read_text(text_path)
-    ids = windows(loaded.tokenizer, text, counts.tokens, counts.windows, seed)
+    material = _material(loaded, text, counts, seed)
+    require_causal(loaded, material.windows[:1].to(device))
     roster = Roster(candidates)
-    arms = gate_windows(
-        loaded, roster, torch.from_numpy(ids), counts, dtype, device, seed, progress
-    )
-    return QualitySamples(arms, roster.failures, text)
+    arms = gate_windows(loaded, roster, material, counts, dtype, device, seed, progress)
+    return QualitySamples(arms, roster.failures, text, material.sha256)
+
+
+def _material(loaded: LoadedModel, text: Text, counts: QualityCounts, seed: int) -> Material:
+    """Cut from the text once, for all arms and parts."""
+    ids = torch.from_numpy(windows(loaded.tokenizer, text, counts.tokens, counts.windows, seed))
+    number = counts.haystacks if facts_in(counts.context) else 0
+    planted = haystacks(loaded.tokenizer, text, counts.context, number, seed)
+    require_vocabulary(loaded, ids)
+    return Material(ids, planted)
 
 
 def gate_windows(
     loaded: LoadedModel,
     roster: Roster,
-    ids: Tensor,
+    material: Material,
     counts: QualityCounts,
     dtype: torch.dtype,
     device: torch.device,
     seed: int,
     progress: Progress,
 ) -> dict[str, GateSamples]:
-    """Gate the roster on the windows `ids` [W, `counts.tokens`] (int64)."""
-    local, compounded = LocalGate(roster, seed), CompoundedGate(roster)
-    capacity = counts.context + counts.recorded_steps
-    with routed(loaded, capacity, dtype, device) as model:
-        tell = _Counter(progress, len(ids) * _parts_of_a_window(model, roster, counts))
-        for window in (row[None] for row in ids.to(device)):
+    """Gate the roster on the material."""
+    local = LocalGate(roster, seed, kept_mass=counts.kept_mass)
+    compounded, needles = CompoundedGate(roster), NeedleGate(roster)
+    with routed(loaded, counts.context + counts.room, dtype, device) as model:
+        tell = _Counter(progress, _parts(model, roster, material, counts))
+        for window in (row[None] for row in material.windows.to(device)):
             tell(f"prefill of {counts.context} tokens")
             record = record_window(model, window[:, :-1], counts.context)
             local.add_window(layer_traces(model, record, counts.context, counts.steps), tell)
             if counts.logit_steps:
                 compounded.add_window(model, record, window, counts.context, tell)
-    completed = compounded.completed(local.arrays())
+        for planted in material.haystacks:
+            needles.add_haystack(model, planted, tell)
+    completed = needles.completed(compounded.completed(local.arrays()))
     return {label: arrays.pack() for label, arrays in completed.items()}
 
 
-def _parts_of_a_window(model: RoutedModel, roster: Roster, counts: QualityCounts) -> int:
-    """Parts that tell when they begin: the prefill, every layer and every decode of every arm."""
+def _parts(model: RoutedModel, roster: Roster, material: Material, counts: QualityCounts) -> int:
+    """Parts that tell when they begin: of a window the prefill, every layer and every decode of
+    every arm; of a haystack the prefill and every arm."""
+    arms = len(roster.going())
     of_an_arm = model.full_layers + bool(counts.logit_steps)
-    return 1 + of_an_arm * len(roster.going())
+    return len(material.windows) * (1 + of_an_arm * arms) + len(material.haystacks) * (1 + arms)
 
 
 class _Counter:

@@ -283,9 +283,7 @@ def test_sessions_are_not_lost_to_a_part_that_fails_after_them(ledger, name):
     assert len(evidence.cites) == len(ORDER) - 1
 
 
-@pytest.mark.parametrize(
-    "described", [plan(weights="random"), plan(request=request(quality=False))]
-)
+@pytest.mark.parametrize("described", [plan(weights="random"), plan(request=request(quality=None))])
 def test_quality_is_not_run_on_random_weights_or_where_it_is_not_wanted(ledger, described):
     workers = FakeWorkers()
     evidence = conduct(ledger, workers, described)

@@ -36,7 +36,7 @@ def test_an_arm_of_the_pilot_alone_costs_little_and_quality_nothing_where_it_is_
     one, more = plan(arms=(SDPA,)), plan(arms=(SDPA, MATH))
     asked = plan(arms=(SDPA, replace(MATH, pilot_only=False)))
     assert minutes(one) < minutes(more) < minutes(asked)
-    unjudged = plan(arms=(SDPA,), request=request(quality=False))
+    unjudged = plan(arms=(SDPA,), request=request(quality=None))
     assert minutes(unjudged) < minutes(one)
     assert minutes(plan(arms=(SDPA,), weights="random")) == minutes(unjudged)
 

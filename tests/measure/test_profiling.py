@@ -193,7 +193,7 @@ def on_a_gpu(tmp_path, workers, **changes):
     described = plan(
         arms=(SDPA, EAGER, INT8, ZERO),
         device="cuda",
-        request=request(batch=4, quality=False),
+        request=request(batch=4, quality=None),
         **changes,
     )
     ledger = Ledger(tmp_path / "ledger.jsonl")

@@ -14,13 +14,15 @@ from attnbench.measure import promised, promised_plan
 from attnbench.measure.conclusion import Concluded, run_to_go_on
 from attnbench.measure.past import past_sessions
 from attnbench.measure.promised import PromisedRun
-from attnbench.measure.promised_plan import plans_of
+from attnbench.measure.promised_plan import plans_of, request_of
 from attnbench.models.sources import inspect
 from attnbench.protocol.claim import ClaimReason, Outcome
 from attnbench.protocol.claim_log import standings
 from attnbench.protocol.history import runs_of
 from attnbench.protocol.reading import Source
 from attnbench.protocol.registration import promise_of, register
+from attnbench.protocol.result import Promise
+from attnbench.quality.levels import Level
 from attnbench.report.claim_text import claim_lines
 from tests.measure.fake_workers import FakeWorkers, NoteTaker
 from tests.measure.planned import plan
@@ -153,6 +155,20 @@ def test_the_verdict_of_the_arm_had_to_clear_the_bound_of_the_claim(promised_ben
     of_arm = {r.body["arm"]: r.body for r in promised_bench.records(Kind.RESULT)}
     assert of_arm["int8_kv,impl=torch"]["statistics"]["claim"] == pytest.approx(0.4)
     assert of_arm["int8_kv,impl=torch"]["verdict"]["latency"] == "INCONCLUSIVE"
+
+
+@pytest.mark.parametrize(
+    ("changes", "level"),
+    [
+        ([], Level.BRIEF),
+        ([("bound = 1.4", "bound = 1.4\nkeeps_quality = true")], Level.QUICK),
+        ([("[claim]", "quality = false\n[claim]")], None),
+    ],
+)
+def test_a_claim_that_quality_is_kept_has_every_gate_run(changes, level):
+    file = source_of(SPEED, *changes).file
+    promise = Promise(protocol=file.id, file_sha256="ab" * 32, exploratory=True)
+    assert request_of(file, file.cell[0], promise).quality is level
 
 
 def test_a_control_that_is_not_found_voids_the_run(promised_bench):

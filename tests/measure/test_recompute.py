@@ -83,7 +83,7 @@ def worded(ledger: Ledger, record: Record, **changes: Any) -> Record:
         ({"faults": {"quality": LedgerError("no text")}}, {}),
         ({"probe_note": "the probe is slow"}, {}),
         ({"kv_bytes": {"int8_kv,impl=torch": 60 << 20}}, {"weights": "random"}),
-        ({}, {"request": request(quality=False)}),
+        ({}, {"request": request(quality=None)}),
         ({"step_us": FASTER}, {"request": request(protocol=SEQUENTIAL)}),
         ({}, {"cells": ((Scope.STEP, Mode.EAGER), (Scope.ATTENTION, Mode.EAGER))}),
     ],

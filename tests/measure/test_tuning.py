@@ -295,7 +295,7 @@ def test_what_is_no_table_is_refused_and_says_how_one_is_made(tmp_path):
 
 
 def test_a_run_looks_its_configurations_up_when_it_is_planned(tmp_path):
-    request = planned.request(protocol=CANONICAL, quality=False)
+    request = planned.request(protocol=CANONICAL, quality=None)
     bare = plan_decode(request)
     assert bare.known == {}
     entry = read_table().entries[0]

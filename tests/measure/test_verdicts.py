@@ -198,7 +198,7 @@ def test_the_verdict_on_quality_is_that_of_the_gates(results):
     ("described", "faults", "reason"),
     [
         (plan(weights="random"), {}, "random-weights"),
-        (plan(request=request(quality=False)), {}, "not-asked"),
+        (plan(request=request(quality=None)), {}, "not-asked"),
         (plan(), {"quality": AttnbenchError("no text")}, "not-measured"),
     ],
 )
@@ -234,7 +234,7 @@ def test_the_captured_share_is_the_part_of_the_way_to_the_ceiling(results):
 
 
 def test_every_result_has_its_floor_in_parts_its_ceiling_and_its_rate(results):
-    found = results(FakeWorkers({ZERO.label: 500.0}), plan(request=request(batch=4, quality=False)))
+    found = results(FakeWorkers({ZERO.label: 500.0}), plan(request=request(batch=4, quality=None)))
     for label, result in found.items():
         assert result.floor.weight_bytes + result.floor.kv_bytes == result.floor.read_bytes, label
         assert result.floor.weight_bytes == 1

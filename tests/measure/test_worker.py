@@ -24,6 +24,7 @@ from attnbench.measure.tasks import (
 from attnbench.measure.workbench import open_bench
 from attnbench.measure.worker import failure_event
 from attnbench.protocol.integrity import ERROR_BOUND, REST_OF_STEP
+from attnbench.quality.levels import QualityCounts
 from attnbench.quality.text import TextTooShort
 from tests.measure.standing import CPU, STEPS, arm, cell, with_arms
 from tests.models.tiny import COMMON, build
@@ -125,7 +126,12 @@ def test_a_context_beyond_the_model_is_refused(folder):
 def test_quality_of_a_model_that_cannot_read_is_refused(folder):
     bench = msgspec.structs.replace(with_arms("sdpa"), model=folder, fill=Fill.PREFILLED)
     with pytest.raises(UsageError, match="tokenizer"):
-        run_judging(QualityTask(bench=bench, windows=1, steps=2), lambda *_: None)
+        run_judging(
+            QualityTask(
+                bench=bench, counts=QualityCounts(context=bench.context, windows=1, steps=2)
+            ),
+            lambda *_: None,
+        )
 
 
 def test_a_task_that_is_none_is_refused():

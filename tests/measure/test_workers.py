@@ -25,6 +25,7 @@ from attnbench.measure.tasks import (
 )
 from attnbench.measure.workers import NOTE_WIDTH, Workers
 from attnbench.protocol.cell import Arm, Role
+from attnbench.quality.levels import QualityCounts
 from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, NoteTaker
 from tests.measure.standing import STEPS, cell, with_arms
 
@@ -36,7 +37,7 @@ WITH_BASELINE = msgspec.structs.replace(BENCH, arms=(BASELINE, *BENCH.arms[1:]))
 SESSION = SessionTask(bench=WITH_BASELINE, session=0, cells=(cell(BENCH),), steps=STEPS)
 PILOT = PilotTask(bench=BENCH, cells=(cell(BENCH),), steps=STEPS)
 MEMORY = MemoryTask(bench=BENCH, layers=())
-QUALITY = QualityTask(bench=BENCH, windows=1, steps=1)
+QUALITY = QualityTask(bench=BENCH, counts=QualityCounts(context=16, windows=1, steps=1))
 
 
 @dataclass

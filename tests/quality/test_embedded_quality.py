@@ -4,7 +4,8 @@ import torch
 from attnbench.models.sources import EMBEDDED_FOLDER, load
 from attnbench.quality.candidates import candidate
 from attnbench.quality.gates import Quality, judge
-from attnbench.quality.run import QualityCounts, run_quality
+from attnbench.quality.levels import QualityCounts
+from attnbench.quality.run import run_quality
 
 CPU = torch.device("cpu")
 ARMS = {"sdpa": "exact", "int8_kv": "approximate", "zero_cost": "control"}

@@ -1,5 +1,6 @@
 import dataclasses
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,9 @@ from attnbench.methods.zero_cost import ZeroCost
 from attnbench.quality.candidates import Candidate, Roster, candidate
 from attnbench.quality.capture import layer_traces, record_window, routed
 from attnbench.quality.gates import Quality, judge
+from attnbench.quality.levels import QualityCounts
 from attnbench.quality.replay import sdpa_outputs
-from attnbench.quality.run import QualityCounts, gate_windows, run_quality
+from attnbench.quality.run import Material, gate_windows, run_quality
 from attnbench.quality.text import TextTooShort
 from tests.models import tiny
 from tests.quality.layers import Mutant
@@ -37,7 +39,7 @@ def gate(model, *methods, counts=COUNTS, told=None):
     roster = Roster([Candidate(method.label, method) for method in methods])
     ids = tiny.prompt(counts.windows, counts.tokens)
     progress = (lambda *told_now: told.append(told_now)) if told is not None else lambda *_: None
-    found = gate_windows(model, roster, ids, counts, torch.float32, CPU, 7, progress)
+    found = gate_windows(model, roster, Material(ids), counts, torch.float32, CPU, 7, progress)
     return found, roster
 
 
@@ -113,7 +115,7 @@ def test_sliding_layers_are_left_out():
 
 
 def test_the_compounded_part_can_be_left_out():
-    found, _ = gate_tiny(Sdpa(), counts=dataclasses.replace(COUNTS, logit_steps=0))
+    found, _ = gate_tiny(Sdpa(), counts=msgspec.structs.replace(COUNTS, logit_steps=0))
     verdict = judge(found["sdpa"], "exact", "trained")
     assert "logit-kl" in verdict.gates_not_run
     assert verdict.steps == 5
