@@ -172,6 +172,7 @@ def decode(
     from attnbench.ledger import Ledger
     from attnbench.measure.plan import DecodeRequest
     from attnbench.protocol.presets import preset
+    from attnbench.quality.sources import text_file
 
     book = Ledger(ledger)
     require_appendable(book)
@@ -193,7 +194,7 @@ def decode(
         modes=tuple(dict.fromkeys(mode or [])),
         methods=tuple(method or []),
         quality=None if no_quality else quality,
-        text=text,
+        text=text_file(str(text or "")),
         seed=seed,
         threads=threads,
         table=table,

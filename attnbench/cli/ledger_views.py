@@ -202,6 +202,8 @@ def _what(record: Record) -> str:
         return f"calibration: {body['calibration']}"
     if "footprint" in body and record.kind is Kind.RESULT:
         return f"memory: {body['footprint']}"
+    if "appraisal" in body and record.kind is Kind.RESULT:
+        return f"quality of {body.get('arm', '')}"
     if record.kind is Kind.RESULT:
         return arm_text(str(body.get("arm", "")), str(body.get("method", "")))
     if record.kind is Kind.SESSION:

@@ -29,6 +29,7 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "decode": Entry("attnbench.cli.decode:decode", "Measure decode latency and KV memory; decide."),
+    "quality": Entry("attnbench.cli.quality:quality", "Judge what methods do to a trained model."),
     "run": Entry("attnbench.cli.run:run", "Run a registered protocol to its verdict."),
     "protocol": Entry(
         "attnbench.cli.protocol:app", "Promise what will be measured and what decides."
@@ -108,6 +109,8 @@ def attnbench(
     attnbench decode
 
     attnbench decode --plan --model preset:llama-3.2-1b --ctx 32768 --batch 4
+
+    attnbench quality int8_kv
 
     attnbench parity my_method.py:MyMethod
 

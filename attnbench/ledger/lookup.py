@@ -67,7 +67,7 @@ def find_results(records: Sequence[Record], prefix: str) -> tuple[Record, ...]:
     record = by_id[match]
     if record.kind is Kind.RESULT and not is_of_an_arm(record):
         raise UnknownRecord(
-            f"{match[:12]} is a calibration or of memory alone, not the result of an arm",
+            f"{match[:12]} is a calibration or of memory or quality alone, not a result of an arm",
             hint="`attnbench ledger show` prints it.",
         )
     if record.kind is not Kind.RESULT:
@@ -84,8 +84,9 @@ def results_of(records: Iterable[Record], run: str) -> tuple[Record, ...]:
 
 def is_of_an_arm(record: Record) -> bool:
     """Whether this is a result that says something of one arm in one cell; a calibration is a
-    result about the instrument, and one of memory alone about every method at once."""
-    return record.kind is Kind.RESULT and not {"calibration", "footprint"} & record.body.keys()
+    result about the instrument, one of memory or of quality alone about a part of what counts."""
+    others = {"calibration", "footprint", "appraisal"}
+    return record.kind is Kind.RESULT and not others & record.body.keys()
 
 
 def _only_match(ids: Iterable[str], prefix: str, what: str) -> str:

@@ -32,9 +32,10 @@ from attnbench.ledger import Json, Kind, Ledger, Record, State, fold
 from attnbench.ledger.canonical import canonical_bytes
 from attnbench.ledger.promises import is_opening
 from attnbench.ledger.source import TOOL, source_commit
+from attnbench.measure.appraised import rejudged
 from attnbench.measure.injected import full_layers, injected_by
 from attnbench.measure.recorded import RecordedRun, Unreadable, place_of, sent_by
-from attnbench.measure.tasks import PilotResult, SessionResult
+from attnbench.measure.tasks import PilotResult, QualityResult, SessionResult
 from attnbench.measure.verdicts import arm_results
 from attnbench.protocol.calibration import Calibrated, findings
 from attnbench.protocol.calibration_result import ORDER_EFFECT
@@ -169,6 +170,8 @@ def _rebuilt_or_why(
             raise Unreadable("records that it cites are not in this ledger")
         if "calibration" in results[0].body:
             return {_key(r.body): _calibration(ledger, r, run) for r in results}, ""
+        if "appraisal" in results[0].body:
+            return {_key(r.body): _appraisal(ledger, r, run) for r in results}, ""
         evidences = run.evidences(ledger)
         rebuilt = arm_results(*evidences.values(), primary=run.primary)
         found = {_key(body): body for body in map(msgspec.to_builtins, rebuilt)}
@@ -184,7 +187,7 @@ def _key(body: Mapping[str, Any]) -> tuple[str, ...]:
     """What a body is about, among those of its run."""
     cell = body["cell"]
     about = str(body.get("arm", body.get("calibration", "")))
-    return about, *(str(cell[name]) for name in ("context", "batch", "scope", "mode"))
+    return about, *(str(cell.get(name, "")) for name in ("context", "batch", "scope", "mode"))
 
 
 def _says_void(record: Record) -> bool:
@@ -215,6 +218,14 @@ def _calibration(ledger: Ledger, record: Record, run: RecordedRun) -> Mapping[st
         protocol=protocol,
     )
     return {**record.body, "findings": msgspec.to_builtins(findings(seen))}
+
+
+def _appraisal(ledger: Ledger, record: Record, run: RecordedRun) -> Mapping[str, Any]:
+    """The gates of one arm, and beside them what was recorded as it was asked for."""
+    found = next(
+        it for it in (sent_by(ledger, each) for each in run.closed) if isinstance(it, QualityResult)
+    )
+    return rejudged(record.body, found)
 
 
 def _samples(session: SessionResult) -> SessionSamples:

@@ -61,7 +61,7 @@ class Bands:
         low, high = self.lives
         if isinf(high):
             return f"kills below {low:g}"
-        return f"kills above {high:g}" if isinf(low) else f"kills outside {low:g} to {high:g}"
+        return f"kills above {high:g}" if isinf(low) else f"kills below {low:g} or above {high:g}"
 
     def of(self, value: float) -> Band:
         if not self.lives[0] <= value <= self.lives[1]:

@@ -160,7 +160,11 @@ def _schedule(found: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _gates(found: Mapping[str, Any]) -> Iterator[Problem]:
-    gates: Mapping[str, GatePart] = found.get("gates", {})
+    return gate_problems(found.get("gates", {}))
+
+
+def gate_problems(gates: Mapping[str, GatePart]) -> Iterator[Problem]:
+    """What is wrong with other bands, by the name of their gate."""
     may_change = [gate.value for gate in DEFAULT_BANDS if not gate.value.startswith("non-")]
     for name, part in gates.items():
         if name not in may_change:

@@ -7,6 +7,7 @@ control that has to be found, and the text that will be published either way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from math import inf
 from typing import Annotated, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from attnbench.protocol.bands import DEFAULT_BANDS, Bands, Gate
+from attnbench.protocol.bands import DEFAULT_BANDS, Bands, GateBands
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.claim import Claim, Direction, Reach
 from attnbench.protocol.presets import Protocol, preset
@@ -167,14 +168,9 @@ class ProtocolFile(msgspec.Struct, frozen=True, kw_only=True):
         """The claim, of what it names; raises UsageError."""
         return claim_of(self.claim, gpu=gpu, model=model)
 
-    def bands(self) -> dict[Gate, tuple[Bands, ...]]:
+    def bands(self) -> GateBands:
         """The bands by which quality is judged."""
-        return {
-            gate: tuple(self.gates[gate].over(part) for part in parts)
-            if gate in self.gates
-            else parts
-            for gate, parts in DEFAULT_BANDS.items()
-        }
+        return bands_over(self.gates)
 
     def to_clear(self) -> float:
         """The speed-up (or, of a claim to be slower, slow-down) minus one that a verdict on the
@@ -185,6 +181,14 @@ class ProtocolFile(msgspec.Struct, frozen=True, kw_only=True):
         if direction is Direction.AT_LEAST and bound > 1:
             return bound - 1
         return 1 / bound - 1 if direction is Direction.AT_MOST and 0 < bound < 1 else 0.0
+
+
+def bands_over(gates: Mapping[str, GatePart]) -> GateBands:
+    """The default bands with those of some gates, by name, in place of their own."""
+    return {
+        gate: tuple(gates[gate].over(part) for part in parts) if gate in gates else parts
+        for gate, parts in DEFAULT_BANDS.items()
+    }
 
 
 def claim_of(part: ClaimPart, *, gpu: str, model: str) -> Claim:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 from msgspec import UNSET
 
-from attnbench.protocol.bands import Bands
 from attnbench.protocol.claim import Direction, Reach
 from attnbench.protocol.document import CellPart, ProtocolFile, Quantity, Rule
 from attnbench.protocol.presets import Protocol
@@ -111,13 +110,7 @@ def _quality(file: ProtocolFile) -> Iterator[str]:
         yield "The default bands count."
     for gate, parts in file.bands().items():
         if gate in file.gates:
-            yield f"{gate.value} {parts[0].wanted} and kills {_kills(parts[0])}."
-
-
-def _kills(bands: Bands) -> str:
-    low, high = bands.lives
-    sides = {f"below {low:g}": low != -float("inf"), f"above {high:g}": high != float("inf")}
-    return " or ".join(said for said, limited in sides.items() if limited)
+            yield f"{gate.value} {parts[0].wanted} and {parts[0].kills}."
 
 
 def _decided(file: ProtocolFile) -> Iterator[str]:

@@ -204,3 +204,22 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     kernel_source: str | UnsetType = UNSET
     launched: dict[str, int] | UnsetType = UNSET
     failure: str | UnsetType = UNSET
+
+
+def as_earned(result: ArmResult) -> ArmResult:
+    """The result without a quality verdict that its own record says it cannot have.
+
+    Nothing is judged on random weights, nor of a method that only training can judge.
+    """
+    if result.verdict.quality not in ("PASS", "MARGINAL", "KILL"):
+        return result
+    if result.environment.get("weights") == "random":
+        reason = "random-weights"
+    elif result.family == "replacement":
+        reason = "replacement"
+    else:
+        return result
+    verdict = msgspec.structs.replace(
+        result.verdict, quality="NOT_EVALUATED", quality_reason=reason
+    )
+    return msgspec.structs.replace(result, verdict=verdict, quality=UNSET)

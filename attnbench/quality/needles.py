@@ -9,6 +9,7 @@ asked (`figures.ABLE`).
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +37,7 @@ from attnbench.quality.text import CHARACTERS_A_TOKEN, Text
 
 FACTS = 8  # planted in one haystack; each is asked for with the others beside it
 TOKENS_A_FACT = 48  # of text, so that most of it is text
+_LINE_END = re.compile(r"(?<=[.!?])(?=\n)")  # a sentence's
 PIECE = 160  # characters after which a fact may stand in a text without sentences
 
 
@@ -96,7 +98,7 @@ def pieces(prose: str) -> list[str]:
     A fact between sentences reads as one of them. In the middle of one, or asked for there, the
     embedded model finds a third of the facts, and all of them between sentences.
     """
-    whole = sentences(prose)[1:-1]
+    whole = [part for sentence in sentences(prose) for part in _LINE_END.split(sentence)][1:-1]
     return whole if len(whole) >= FACTS else list(_cut(prose))
 
 

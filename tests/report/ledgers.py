@@ -169,6 +169,48 @@ def order_effect(run: str) -> dict[str, Any]:
     return body
 
 
+def appraisal(run: str, arm: str, **changes: Any) -> dict[str, Any]:
+    """The body of a record of `attnbench quality`."""
+    return {
+        "appraisal": "quick",
+        "run": run,
+        "cell": {"model": "embedded", "context": 1024, "dtype": "float32", "device": "a CPU"},
+        "arm": arm,
+        "method": arm,
+        "family": "approximate",
+        "role": "candidate",
+        "floor": False,
+        "source_sha256": "ab" * 32,
+        "verdict": {"quality": "KILL", "quality_reason": "needle", "next_step": "look for them"},
+        "environment": {**CPU, "weights": "trained"},
+        "counts": {"windows": 5, "steps": 16, "logit_steps": 64},
+        "gates": {"mean-cosine": "PASS", "needle": "KILL"},
+        "not_run": {"perplexity": "2 text offsets, and it takes 5 of 64 steps"},
+        "figures": {
+            "cosine_mean": 0.9912,
+            "needles": 16.0,
+            "needle_hits": 0.25,
+            "needle_hits_sdpa": 1.0,
+            "needle_probability": 0.2,
+            "needle_probability_sdpa": 0.99,
+            "skill": 0.61,
+            "skill_low": 0.5,
+            "skill_high": 0.72,
+        },
+        "worst": {
+            "layer": 3,
+            "head": 2,
+            "window": 1,
+            "step": 7,
+            "logit_window": 0,
+            "logit_step": 40,
+        },
+        "text": "a text",
+        "text_sha256": "ef" * 32,
+        **changes,
+    }
+
+
 def opened(run: str, session: int = 0, environment: dict[str, str] = GPU) -> dict[str, Any]:
     return {"run": run, "session": session, "phase": "opened", "environment": environment}
 
@@ -238,6 +280,7 @@ def made_up(path: Path) -> MadeUp:
     add(candidate("r2", "int8_kv,impl=torch", 0.98, verdict=open_verdict, **on_cpu))
     add(calibration("c1"))
     add(order_effect("c2"))
+    add(appraisal("q1", "sink_window,window=512"))
     abandoned = ledger.append(Kind.SESSION, opened("r3"))
     imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
     held = {"claim": "SUPPORTED", "claim_reason": "bound-held", "next_step": "cite it"}

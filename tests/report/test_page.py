@@ -89,6 +89,10 @@ def hostile(tmp_path_factory) -> str:
         )
         result = ledger.append(Kind.RESULT, body)
         ledger.append(Kind.RESULT, {**body, "role": "baseline"})
+    ledger.append(
+        Kind.RESULT,
+        ledgers.appraisal(HOSTILE, HOSTILE, text=HOSTILE, bands=[HOSTILE]),
+    )
     for body in (ledgers.calibration(HOSTILE), ledgers.order_effect(HOSTILE)):
         ledger.append(Kind.RESULT, {**body, "cell": ledgers.cell(model=HOSTILE)})
     claimed = {"claim": HOSTILE, "claim_reason": HOSTILE, "next_step": HOSTILE}
@@ -133,6 +137,31 @@ def test_hostile_text_stays_text_in_tables_figures_and_attributes(hostile):
     assert "{{7*7}}" in seen.text
     assert seen.tags["svg"] == 7  # each figure was drawn: no text is a formula
     assert {"\u202e", "\u202c", "\x1b"} & set(hostile) == set()
+
+
+def test_what_the_gates_alone_said_stands_with_every_gate(seen):
+    (row,) = (row for row in seen.rows if "4 of 16 (SDPA 16)" in row)
+    for said in ("sink_window", "KILL needle", "0.9912", "not run", "0.61 [0.50, 0.72]"):
+        assert said in " ".join(row.split())
+    assert "Results that this version cannot read" not in seen.text
+
+
+def test_a_verdict_that_was_not_earned_is_not_shown(tmp_path):
+    ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
+    random = {"environment": {**ledgers.GPU, "weights": "random"}}
+    ledger.append(Kind.RESULT, ledgers.candidate("r1", "on_random_weights", 2.0, **random))
+    ledger.append(Kind.RESULT, ledgers.candidate("r1", "rotary", 2.0, family="replacement"))
+    passed = {"quality": "PASS", "quality_reason": "", "next_step": ""}
+    ledger.append(Kind.RESULT, ledgers.appraisal("q1", "other", verdict=passed, **random))
+    rows = [" ".join(row.split()) for row in Seen(of(ledger)).rows]
+    for arm, reason in (
+        ("on_random_weights", "random-weights"),
+        ("rotary", "replacement"),
+        ("other", "random-weights"),
+    ):
+        of_arm = " ".join(row for row in rows if row.startswith(arm))
+        assert f"NOT_EVALUATED {reason}" in of_arm
+        assert "PASS" not in of_arm
 
 
 def test_a_speed_never_stands_without_the_quality_verdict(seen):

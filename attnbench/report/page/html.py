@@ -13,7 +13,9 @@ from msgspec import UNSET
 from attnbench import __version__
 from attnbench.ledger import Kind, Record, Status
 from attnbench.ledger.canonical import canonical_bytes
+from attnbench.protocol.bands import Gate
 from attnbench.report import words
+from attnbench.report.appraisal_table import beside_words, gate_words
 from attnbench.report.decode_notes import notes
 from attnbench.report.page import claims, origins, palette, remarks, sessions
 from attnbench.report.page.cells import CellRuns, Ladder, cells, ladders
@@ -47,6 +49,7 @@ SECTIONS = {
     "claims": "Claims",
     "results": "Results by cell",
     "context": "Against context",
+    "quality": "Quality gates",
     "instrument": "The instrument",
     "remarks": "Taken back, put right, doubted",
     "registrations": "Registered beforehand",
@@ -160,6 +163,9 @@ _VOCABULARY: dict[str, Any] = {
     "session_endings": sessions.ENDINGS,
     "words": words,
     "ms": ms,
+    "gate_words": gate_words,
+    "beside_words": beside_words,
+    "gates": list(Gate),
     "forest": forest,
     "against_context": against_context,
     "aa_plot": aa_plot,
@@ -196,6 +202,7 @@ def _sections(contents: Contents) -> dict[str, str]:
     """The anchors of the page's parts, and their titles."""
     has = {
         "context": bool(contents.ladders),
+        "quality": bool(contents.reading.appraisals),
         "instrument": bool(contents.controls or contents.calibrations),
         "environments": any(True for _ in contents.reading.environments()),
     }

@@ -10,11 +10,14 @@ import msgspec
 
 from attnbench.ledger import Kind, Ledger, Record, State, Status, fold
 from attnbench.ledger.lookup import is_of_an_arm
+from attnbench.protocol import appraisal, result
+from attnbench.protocol.appraisal import ArmQuality
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Role
 from attnbench.protocol.result import ArmResult
 
 SHORT = 12  # characters of an id
+_Result = ArmResult | ArmQuality | CalibrationResult
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class Calibration:
 
     record: Record
     result: CalibrationResult
+    status: Status
+
+
+@dataclass(frozen=True)
+class Appraised:
+    """What the quality gates alone said of an arm, its record and whether it counts."""
+
+    record: Record
+    result: ArmQuality
     status: Status
 
 
@@ -89,12 +101,20 @@ class Reading:
         )
 
     @cached_property
+    def appraisals(self) -> tuple[Appraised, ...]:
+        return tuple(
+            Appraised(record, read, self.status(record))
+            for record, read in self._read
+            if isinstance(read, ArmQuality)
+        )
+
+    @cached_property
     def unread(self) -> tuple[tuple[Record, str], ...]:
         """Results that lack what this version needs, and what that is."""
         return tuple((record, read) for record, read in self._read if isinstance(read, str))
 
     @cached_property
-    def _read(self) -> tuple[tuple[Record, ArmResult | CalibrationResult | str], ...]:
+    def _read(self) -> tuple[tuple[Record, _Result | str], ...]:
         results = (r for r in self.of_kind(Kind.RESULT) if "footprint" not in r.body)
         return tuple((record, _read(record)) for record in results)
 
@@ -131,10 +151,12 @@ def day(record: Record) -> str:
     return record.utc[:16].replace("T", " ")
 
 
-def _read(record: Record) -> ArmResult | CalibrationResult | str:
+def _read(record: Record) -> _Result | str:
     try:
         if is_of_an_arm(record):
-            return msgspec.convert(record.body, ArmResult)
+            return result.as_earned(msgspec.convert(record.body, ArmResult))
+        if "appraisal" in record.body:
+            return appraisal.as_earned(msgspec.convert(record.body, ArmQuality))
         return msgspec.convert(record.body, CalibrationResult)
     except msgspec.ValidationError as missing:
         return str(missing)

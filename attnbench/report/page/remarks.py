@@ -39,13 +39,18 @@ def in_few_words(record: Record | None) -> str:
         return ""
     body = record.body
     what = {
-        Kind.RESULT: str(body.get("method") or f"calibration {body.get('calibration', '')}"),
+        Kind.RESULT: _of_result(body),
         Kind.SESSION: f"{body.get('session', '')} {body.get('phase', '')}".strip(),
         Kind.CLAIM: str(body.get("key") or ""),
         Kind.REGISTRATION: str(body.get("protocol") or ""),
     }.get(record.kind, "")
     run = f"of run {body['run']}" if body.get("run") else ""
     return " ".join(filter(None, (record.kind.value, what, run)))
+
+
+def _of_result(body: Mapping[str, object]) -> str:
+    what = str(body.get("method") or f"calibration {body.get('calibration', '')}")
+    return f"quality of {what}" if "appraisal" in body else what
 
 
 def _remark(record: Record, reading: Reading) -> Remark:

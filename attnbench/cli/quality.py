@@ -1,0 +1,178 @@
+"""`attnbench quality`: the gates alone, every one of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attnbench.cli.common import console, require_appendable
+
+if TYPE_CHECKING:
+    from attnbench.ledger import Ledger
+    from attnbench.measure.appraising import Appraisal, QualityRequest
+
+
+def quality(
+    methods: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="METHOD",
+            help="name,key=value or file.py:Class or package.module:Class; bare: int8_kv and "
+            "sink_window.",
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="A hub id, a folder, a .gguf file, or embedded: trained weights.")
+    ] = "embedded",
+    ctx: Annotated[
+        int | None,
+        typer.Option(help="Tokens of each prompt.", show_default="1024, or what the model has"),
+    ] = None,
+    text: Annotated[
+        str,
+        typer.Option(
+            help="A UTF-8 text file, or wikitext (needs the package datasets).",
+            show_default="numpy's documentation",
+        ),
+    ] = "",
+    full: Annotated[
+        bool,
+        typer.Option("--full/--quick", help="More text and facts, or as few as make every gate."),
+    ] = False,
+    band: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GATE.LIMIT=NUMBER",
+            help="Another band, as in perplexity.pass_to=0.005 (pass_from, pass_to, kill_below, "
+            "kill_above). Repeat for more; the record says so.",
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Show cosine and kept mass of every head; write them here."
+        ),
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(
+            help="float32, float16 or bfloat16.",
+            show_default="bfloat16 on CUDA, float32 on a CPU",
+        ),
+    ] = "",
+    device: Annotated[
+        str, typer.Option(help="cuda or cpu.", show_default="cuda if there is one")
+    ] = "",
+    threads: Annotated[int, typer.Option(help="Threads on a CPU.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of text offsets, facts and random draws.")] = 0,
+    ledger: Annotated[
+        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
+    ] = Path("ledger/ledger.jsonl"),
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show arms, text and minutes; run nothing.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Judge what methods do to a trained model, by every quality gate, against SDPA.
+
+    Outputs per layer, head and step; logits and perplexity with the method
+    inside the model; facts planted in text and asked for. The verdict is the
+    worst gate, and a gate that was not run caps it at MARGINAL. Beside each
+    method stand null models at its own budget, and exact attention computed in
+    another way: the floor that no method can be better than.
+
+    Exit codes: 0 passed or marginal, 1 an error, 2 wrong usage, 10 a gate killed
+    a method, 11 a method could not be judged, 13 the ledger is broken, 130
+    interrupted.
+
+    Examples:
+
+    attnbench quality int8_kv
+
+    attnbench quality sink_window,window=512 mine.py:MyMethod --maps heads.png
+
+    attnbench quality int8_kv --model model.gguf --ctx 8192 --text wiki.txt --full
+    """
+    from attnbench.ledger import Ledger
+    from attnbench.measure.appraising import QualityRequest
+    from attnbench.protocol.appraisal import appraisal_exit
+    from attnbench.quality.levels import Level
+    from attnbench.quality.sources import text_file
+
+    book = Ledger(ledger)
+    require_appendable(book)
+    request = QualityRequest(
+        model=model,
+        methods=tuple(methods or ()),
+        level=Level.FULL if full else Level.QUICK,
+        context=ctx,
+        dtype=dtype,
+        device=device,
+        text=text_file(text),
+        seed=seed,
+        threads=threads,
+        bands=tuple(band or ()),
+    )
+    if plan:
+        _show_plan(request, as_json=as_json)
+        return
+    found = _appraised(request, book, as_json=as_json)
+    _show(found, ledger, maps, as_json=as_json)
+    raise typer.Exit(int(appraisal_exit(found.results)))
+
+
+def _appraised(request: QualityRequest, book: Ledger, *, as_json: bool) -> Appraisal:
+    """Plan, run, judge and record."""
+    from rich.console import Console
+
+    from attnbench.measure.appraising import Appraiser, plan_quality
+    from attnbench.measure.estimate import in_words
+    from attnbench.report.progress import reporter
+
+    with reporter(Console(stderr=True), json=as_json) as report:
+        with report.stage("plan"):
+            plan = plan_quality(request)
+        for remark in plan.cell.remarks:
+            report.note(f"note: {remark}")
+        report.note(f"{len(plan.arms)} arms, {in_words(plan.minutes)} on {plan.cell.facts.name}")
+        return Appraiser(plan, book, report).appraise()
+
+
+def _show_plan(request: QualityRequest, *, as_json: bool) -> None:
+    from attnbench.measure.appraising import plan_quality
+    from attnbench.report.appraisal_plan import plan_json, plan_table
+
+    plan = plan_quality(request)
+    if as_json:
+        typer.echo(plan_json(plan))
+    else:
+        console().print(plan_table(plan))
+
+
+def _show(found: Appraisal, path: Path, maps: Path | None, *, as_json: bool) -> None:
+    """Print the table and the maps, or the results as JSON."""
+    import msgspec
+
+    from attnbench.report.appraisal_table import appraisal_table
+    from attnbench.report.head_maps import draw_maps, head_maps, map_tables
+
+    floor = {result.arm for result in found.results if result.floor}
+    mapped = {arm: samples for arm, samples in found.samples.items() if arm not in floor}
+    drawn = head_maps(mapped) if maps else ()
+    if maps:
+        draw_maps(drawn, maps)
+    if as_json:
+        typer.echo(msgspec.json.encode(found.results).decode())
+        return
+    shown, run = console(), found.results[0].run
+    shown.print(appraisal_table(found.results))
+    if maps:
+        shown.print(map_tables(drawn))
+        shown.print(f"maps are in {maps}", highlight=False, soft_wrap=True)
+    shown.print(
+        f"run {run} is in {path}; `attnbench ledger log --run {run}` lists it.",
+        highlight=False,
+        soft_wrap=True,
+    )

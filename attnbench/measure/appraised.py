@@ -1,0 +1,65 @@
+"""What a quality worker's samples say of an arm: the judged part of an `ArmQuality`, without torch.
+
+It is computed when the run ends, and again when the ledger is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from attnbench.measure.tasks import QualityResult
+from attnbench.protocol.appraisal import ArmQuality, Place, Said
+from attnbench.protocol.band_options import bands_of
+from attnbench.quality.gates import QualityVerdict, judge, not_evaluated
+
+
+def judged(bare: ArmQuality, found: QualityResult, weights: str) -> ArmQuality:
+    """The result with its verdict, gates and figures, from the samples of its arm."""
+    verdict = _verdict(bare, found, weights)
+    failure = found.failures.get(bare.arm)
+    return msgspec.structs.replace(
+        bare,
+        cell=msgspec.structs.replace(bare.cell, context=verdict.context or bare.cell.context),
+        verdict=Said(
+            quality=verdict.verdict.value,
+            quality_reason=verdict.reason,
+            next_step=verdict.next_step,
+        ),
+        gates=verdict.bands,
+        not_run=verdict.not_run,
+        figures=verdict.figures,
+        worst=UNSET if verdict.worst_layer is None else _place(verdict),
+        text=found.text_name,
+        text_sha256=found.text_sha256,
+        tokens_sha256=found.tokens_sha256,
+        failure=f"{failure.type}: {failure.message}" if failure else UNSET,
+    )
+
+
+def rejudged(body: Mapping[str, Any], found: QualityResult) -> dict[str, Any]:
+    """A recorded body once more, from the samples alone."""
+    recorded = msgspec.convert(body, ArmQuality)
+    again = judged(recorded, found, str(recorded.environment["weights"]))
+    rebuilt: dict[str, Any] = msgspec.to_builtins(again)
+    return rebuilt
+
+
+def _verdict(bare: ArmQuality, found: QualityResult, weights: str) -> QualityVerdict:
+    samples = found.arms.get(bare.arm)
+    if samples is not None:
+        return judge(samples, bare.family, weights, bands_of(bare.bands))
+    why = found.failures.get(bare.arm)
+    advice = (why.hint or why.message) if why else "see why the arm did not run"
+    return not_evaluated("not-measured", advice)
+
+
+def _place(verdict: QualityVerdict) -> Place:
+    names = ("layer", "head", "window", "step", "logit_window", "logit_step")
+    found = (getattr(verdict, f"worst_{name}") for name in names)
+    return Place(
+        **{name: -1 if value is None else value for name, value in zip(names, found, strict=True)}
+    )

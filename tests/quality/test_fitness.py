@@ -1,0 +1,112 @@
+"""Models that nothing can be judged on say so before any arm runs."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from attnbench.errors import ModelError, Unsupported
+from attnbench.methods.sdpa import Sdpa
+from attnbench.quality.candidates import Candidate
+from attnbench.quality.fitness import require_causal, require_vocabulary
+from attnbench.quality.levels import QualityCounts
+from attnbench.quality.run import run_quality
+from tests.models import tiny
+from tests.quality.test_run import CPU, LetterTokenizer
+
+COUNTS = QualityCounts(context=20, windows=1, steps=2)
+
+
+class LargeTokenizer:
+    def __call__(self, text, add_special_tokens, verbose):
+        return {"input_ids": [1000 + ord(letter) for letter in text]}
+
+
+def run(model, tokenizer=None, *methods):
+    return run_quality(
+        dataclasses.replace(model, tokenizer=tokenizer or LetterTokenizer()),
+        [Candidate(method.label, method) for method in methods or (Sdpa(),)],
+        COUNTS,
+        dtype=torch.float32,
+        device=CPU,
+        seed=0,
+        progress=lambda *_: None,
+    )
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_decoders_are_causal(name):
+    model = tiny.loaded(name)
+    require_causal(model, tiny.prompt(1, 40))
+    require_vocabulary(model, tiny.prompt(1, 40))
+
+
+class SeesAhead(torch.nn.Module):
+    """Its logits are the running model's, moved by the last token that it is given."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids, **more):
+        found = self.inner(ids, **more)
+        found.logits = found.logits + ids[:, -1:, None]
+        return found
+
+
+def test_a_model_that_sees_ahead_is_refused():
+    model = tiny.loaded("llama")
+    bad = dataclasses.replace(model, module=SeesAhead(model.module))
+    with pytest.raises(ModelError, match="not causal") as refused:
+        require_causal(bad, tiny.prompt(1, 40))
+    assert "decoder" in refused.value.hint
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    with pytest.raises(ModelError, match="the model knows") as refused:
+        run(tiny.loaded("llama"), LargeTokenizer())
+    assert "another model's" in refused.value.hint
+
+
+def test_a_model_whose_own_logits_are_not_finite_is_refused_and_no_arm_is_judged():
+    model = tiny.loaded("llama")
+    with torch.no_grad():
+        model.module.get_output_embeddings().weight[3] = torch.nan
+    with pytest.raises(ModelError, match="not finite") as refused:
+        run(model)
+    assert "float32" in refused.value.hint
+
+
+def test_a_method_that_takes_other_head_sizes_only_has_no_verdict_and_the_others_have():
+    @dataclasses.dataclass(frozen=True)
+    class Choosy(Sdpa):
+        def check(self, shape):
+            raise Unsupported(f"head dimension {shape.head_dim}", hint="it takes 128")
+
+    found = run_quality(
+        dataclasses.replace(tiny.loaded("llama"), tokenizer=LetterTokenizer()),
+        [Candidate("choosy", Choosy()), Candidate("sdpa", Sdpa())],
+        COUNTS,
+        dtype=torch.float32,
+        device=CPU,
+        seed=0,
+        progress=lambda *_: None,
+    )
+    assert list(found.arms) == ["sdpa"]
+    assert isinstance(found.failures["choosy"], Unsupported)
+
+
+def test_the_tokens_that_were_decoded_are_hashed():
+    first, again = (run(tiny.loaded("llama")).tokens_sha256 for _ in range(2))
+    assert len(first) == 64
+    assert first == again
+    other = run_quality(
+        dataclasses.replace(tiny.loaded("llama"), tokenizer=LetterTokenizer()),
+        [Candidate("sdpa", Sdpa())],
+        COUNTS,
+        dtype=torch.float32,
+        device=CPU,
+        seed=1,
+        progress=lambda *_: None,
+    ).tokens_sha256
+    assert other != first
