@@ -1,14 +1,34 @@
+"""What the gates say on the embedded model: of honest methods, of mutants, and of one that only
+looks good on made-up data."""
+
 import pytest
 import torch
 
+from attnbench.methods.registry import parse
 from attnbench.models.sources import EMBEDDED_FOLDER, load
-from attnbench.quality.candidates import candidate
+from attnbench.protocol.bands import Gate
+from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.gates import Quality, judge
 from attnbench.quality.levels import QualityCounts
+from attnbench.quality.local import LocalGate
 from attnbench.quality.run import run_quality
+from tests.quality.layers import important_cluster_trace
+from tests.quality.mutants import (
+    MUTANTS,
+    AttendsToTheSinkAlone,
+    DropsOneHeadOfOneLayer,
+    ForgetsTheMask,
+    HalvesItsOutput,
+    Int8ByGroups,
+    MeanAxis,
+    Mutant,
+    SwapsOneLayer,
+)
 
 CPU = torch.device("cpu")
-ARMS = {"sdpa": "exact", "int8_kv": "approximate", "zero_cost": "control"}
+EVERY_GATE = QualityCounts(context=256, windows=5, steps=4, haystacks=2)
+ONE_WINDOW = QualityCounts(context=512, windows=1, steps=4)
+FAMILIES = {"sdpa": "exact", "zero_cost": "control"}
 
 pytestmark = pytest.mark.skipif(
     not (EMBEDDED_FOLDER / "model.safetensors").exists(),
@@ -17,30 +37,101 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def verdicts():
+def model():
+    return load("embedded", torch.float32, CPU, seed=0)
+
+
+def verdicts_on(model, counts, methods):
     samples = run_quality(
-        load("embedded", torch.float32, CPU, seed=0),
-        [candidate(name, name, CPU) for name in ARMS],
-        QualityCounts(context=512, windows=1, steps=8),
+        model,
+        [Candidate(name, method.resolved(CPU)) for name, method in methods.items()],
+        counts,
         dtype=torch.float32,
         device=CPU,
         seed=0,
         progress=lambda *_: None,
     )
     assert not samples.failures
-    return {label: judge(arm, ARMS[label], "trained") for label, arm in samples.arms.items()}
+    return {
+        label: judge(arm, FAMILIES.get(label, "approximate"), "trained")
+        for label, arm in samples.arms.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def verdicts(model):
+    built_in = {name: parse(name) for name in ("sdpa", "zero_cost")}
+    mutants = {mutant.__name__: Mutant(mutant) for mutant in (*MUTANTS, Int8ByGroups)}
+    return verdicts_on(model, ONE_WINDOW, {**built_in, **mutants, "mean_axis": MeanAxis()})
+
+
+def test_an_honest_int8_passes_every_gate(model):
+    (verdict,) = verdicts_on(model, EVERY_GATE, {"int8_kv": parse("int8_kv")}).values()
+    assert verdict.gates_not_run == ()
+    assert (verdict.verdict, verdict.reason) == (Quality.PASS, "all-gates-passed")
+    assert verdict.figures["cosine_mean"] > 0.999
+    assert verdict.figures["needle_hits_sdpa"] == 1
 
 
 def test_sdpa_equals_itself_on_the_embedded_model(verdicts):
     assert verdicts["sdpa"].figures["cosine_min"] == pytest.approx(1, abs=1e-6)
     assert verdicts["sdpa"].reason == "gates-not-run"
+    assert set(verdicts["sdpa"].bands.values()) == {"PASS"}
 
 
-def test_eight_bits_hardly_change_the_outputs(verdicts):
-    assert verdicts["int8_kv"].figures["cosine_mean"] > 0.999
-    assert verdicts["int8_kv"].verdict is not Quality.KILL
+def test_int8_in_groups_fails_no_gate_until_its_scales_are_off_by_one(verdicts):
+    assert set(verdicts["Int8ByGroups"].bands.values()) == {"PASS"}
 
 
 def test_no_attention_at_all_is_killed(verdicts):
     assert verdicts["zero_cost"].verdict is Quality.KILL
     assert verdicts["zero_cost"].figures["kl_mean_nats"] > 0.2
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_every_mutant_is_killed(verdicts, mutant):
+    assert verdicts[mutant.__name__].verdict is Quality.KILL
+
+
+@pytest.mark.parametrize(
+    ("mutant", "blind", "sees"),
+    [
+        (HalvesItsOutput, Gate.MEAN_COSINE, Gate.NORM_RATIO),
+        (ForgetsTheMask, Gate.LOWEST_HEAD, Gate.NORM_RATIO),
+        (SwapsOneLayer, Gate.LOWEST_HEAD, Gate.LOGIT_KL),
+        (SwapsOneLayer, Gate.NORM_RATIO, Gate.TOP1),
+    ],
+)
+def test_where_one_gate_is_blind_another_sees(verdicts, mutant, blind, sees):
+    bands = verdicts[mutant.__name__].bands
+    assert (bands[blind], bands[sees]) == ("PASS", "KILL")
+
+
+def test_the_mean_does_not_kill_for_one_head_of_one_layer_and_the_lowest_head_does(verdicts):
+    verdict = verdicts[DropsOneHeadOfOneLayer.__name__]
+    assert verdict.bands["mean-cosine"] != "KILL"
+    assert verdict.bands["lowest-head"] == "KILL"
+    assert (verdict.worst_layer, verdict.worst_head) == (2, 1)
+
+
+def test_a_selection_stands_between_random_tokens_and_the_oracle(verdicts):
+    found = verdicts[AttendsToTheSinkAlone.__name__].figures
+    assert found["null_random"] < found["cosine_mean"] < found["null_oracle"]
+    assert found["skill"] < 0.6
+
+
+def test_what_is_excellent_on_made_up_data_is_killed_on_a_trained_model(verdicts):
+    """A static selection along the mean key: its authors' generator, then a real model."""
+    roster = Roster([Candidate("mean_axis", MeanAxis())])
+    gate = LocalGate(roster, seed=0)
+    gate.add_window([important_cluster_trace()], lambda _: None)
+    samples = gate.arrays()["mean_axis"].pack()
+    made_up = judge(samples, "approximate", "random")
+    assert made_up.figures["cosine_mean"] > 0.999
+    assert made_up.figures["cosine_lowest_head"] > 0.99
+    assert made_up.figures["skill"] > 0.9
+    assert (made_up.verdict, made_up.reason) == (Quality.NOT_EVALUATED, "random-weights")
+    real = verdicts["mean_axis"]
+    assert real.verdict is Quality.KILL
+    assert real.figures["cosine_mean"] < 0.8
+    assert real.figures["skill"] < 0.5
