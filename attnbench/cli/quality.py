@@ -100,7 +100,10 @@ def quality(
     from attnbench.protocol.appraisal import appraisal_exit
     from attnbench.quality.levels import Level
     from attnbench.quality.sources import text_file
+    from attnbench.report.head_maps import require_drawable
 
+    if maps is not None:
+        require_drawable(maps)
     book = Ledger(ledger)
     require_appendable(book)
     request = QualityRequest(

@@ -16,6 +16,7 @@ from attnbench.quality.samples import GateArrays
 from attnbench.quality.worst import head_means
 
 LOST_COSINE = 0.5  # below it a head is lost either way, and the colour the same
+PICTURES = (".png", ".svg", ".pdf")
 INCH = 0.3  # of a figure, a head or layer
 
 
@@ -75,6 +76,16 @@ def _colour(value: float, low: float) -> str:
     return f"white on rgb({red},{green},40)"
 
 
+def require_drawable(path: Path) -> None:
+    """Raise UsageError where no picture could be written, before there is one to write."""
+    if path.suffix not in PICTURES:
+        raise UsageError(
+            f"{path} is no picture", hint=f"name a file that ends in {', '.join(PICTURES)}"
+        )
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", hint="make it, or name another file")
+
+
 def draw_maps(maps: Sequence[HeadMap], path: Path) -> None:
     """Write the maps as one picture, a row an arm; UsageError where that cannot be."""
     from matplotlib.figure import Figure
@@ -96,7 +107,7 @@ def draw_maps(maps: Sequence[HeadMap], path: Path) -> None:
         figure.colorbar(image, ax=axis, extend="min" if each.low else "neither")
     try:
         figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UsageError(
-            f"the maps cannot be written to {path}: {error}", hint="name a .png file"
+            f"the maps cannot be written to {path}: {error}", hint="name another file"
         ) from error

@@ -8,7 +8,7 @@ from rich.console import Console
 from attnbench.errors import UsageError
 from attnbench.protocol.appraisal import ArmQuality, appraisal_exit, as_earned
 from attnbench.report.appraisal_table import appraisal_table
-from attnbench.report.head_maps import draw_maps, head_maps, map_tables
+from attnbench.report.head_maps import draw_maps, head_maps, map_tables, require_drawable
 from tests.quality.test_gates import perfect
 from tests.report import ledgers
 
@@ -110,8 +110,9 @@ def test_maps_show_every_head_of_every_layer_by_its_number_in_the_model():
 def test_maps_are_drawn_as_a_picture_and_a_wrong_name_is_a_usage_error(tmp_path):
     draw_maps(spoiled_map(), tmp_path / "heads.png")
     assert (tmp_path / "heads.png").read_bytes().startswith(b"\x89PNG")
-    for name in ("heads.nothing", "nowhere/heads.png"):
-        with pytest.raises(UsageError, match="cannot be written"):
-            draw_maps(spoiled_map(), tmp_path / name)
+    for name, said in (("heads.nothing", "no picture"), ("nowhere/heads.png", "no folder")):
+        with pytest.raises(UsageError, match=said):
+            require_drawable(tmp_path / name)
+    require_drawable(tmp_path / "heads.png")
     with pytest.raises(UsageError, match="no arm"):
         draw_maps((), tmp_path / "none.png")
