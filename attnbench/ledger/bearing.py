@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ def standing(walk: Survey[Any], records: Sequence[Record], *, citing: bool = Fal
     remarks = walk.records(walk.remarks)
     bearing = {record.seq: record for record in (*records, *remarks)}
     if any(record.kind is Kind.RETRACTION for record in remarks):
-        bearing |= _by_seq(walk.records(_ancestors(walk, records)))
+        bearing |= _ancestors(walk, records)
     opened = [record for record in records if _is_opening(record)]
     asked = {record.id for record in (records if citing else opened)}
     bearing |= _by_seq(walk.records(_children(walk, asked)))
@@ -45,13 +45,14 @@ def shaken(walk: Survey[Any]) -> frozenset[int]:
     """The numbers of the lines that may not be live: what was ever retracted, and its heirs."""
     remarks = walk.records(walk.remarks)
     roots = {str(r.body.get("target", "")) for r in remarks if r.kind is Kind.RETRACTION}
-    return frozenset(_numbers(walk, roots | descendants(walk, roots))) if roots else frozenset()
+    heirs = dict.fromkeys(roots | descendants(walk, roots), 0) if roots else {}
+    return frozenset(walk.numbers(heirs))
 
 
 def around(walk: Survey[Any], record: Record, state: State) -> dict[str, Record]:
     """What a record cites, what cites it and what remarks on it, by id, as far as it is here."""
     ids = (*record.cites, *state.cited_by.get(record.id, ()), *state.remarks.get(record.id, ()))
-    return {each.id: each for each in walk.records(_numbers(walk, ids))}
+    return {each.id: each for each in walk.records(walk.numbers(dict.fromkeys(ids, record.seq)))}
 
 
 def _by_seq(records: Iterable[Record]) -> dict[int, Record]:
@@ -70,21 +71,15 @@ def _children(walk: Survey[Any], ids: Collection[str]) -> list[int]:
     return [seq for seq, cites in walk.links() if not wanted.isdisjoint(_listed(cites))]
 
 
-def _ancestors(walk: Survey[Any], records: Iterable[Record]) -> list[int]:
-    """The numbers of the lines that `records` derive from and that cite something themselves."""
-    cites = dict(walk.links())
-    found: set[int] = set()
-    wanted = {cited for record in records for cited in record.cites}
-    while wanted:
-        new = {seq for seq in _numbers(walk, wanted) if seq in cites} - found
-        found |= new
-        wanted = {cited for seq in new for cited in _listed(cites[seq])}
-    return sorted(found)
-
-
-def _numbers(walk: Survey[Any], ids: Iterable[str]) -> Iterator[int]:
-    wanted = {id.encode() for id in ids}
-    return (seq for seq, id in enumerate(walk.all_ids(), start=1) if id in wanted)
+def _ancestors(walk: Survey[Any], records: Iterable[Record]) -> dict[int, Record]:
+    """All that `records` derive from, over any number of steps, by number."""
+    found: dict[int, Record] = {}
+    new = list(records)
+    while new:
+        citing = {id: record.seq for record in new for id in record.cites}
+        new = walk.records(seq for seq in walk.numbers(citing) if seq not in found)
+        found |= _by_seq(new)
+    return found
 
 
 def _listed(cites: bytes) -> list[str]:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -36,6 +36,7 @@ _T = TypeVar("_T")
 CHUNK_BYTES = 32 * 1024 * 1024
 """What a process walks at a time; a ledger that is not larger is walked in this one."""
 ID = 64  # bytes of an id
+_NEAR_BYTES = 1000 * ID
 
 
 class Find(NamedTuple, Generic[_T]):
@@ -76,6 +77,24 @@ class Survey(Generic[_T]):
         """The ids of all lines, in their order."""
         ids = bytes(self.ids)
         return (ids[at : at + ID] for at in range(0, len(ids), ID))
+
+    def numbers(self, citing: Mapping[str, int]) -> list[int]:
+        """The lines of these ids, ascending, as far as they are here.
+
+        Each id comes with the number of a line that cites it: most cite what is shortly before.
+        """
+        found: list[int] = []
+        far: set[bytes] = set()
+        for id, seq in citing.items():
+            wanted, end = id.encode(), max(0, seq - 1) * ID
+            at = self.ids.rfind(wanted, max(0, end - _NEAR_BYTES), end)
+            if at >= 0 and at % ID == 0:
+                found.append(at // ID + 1)
+            else:
+                far.add(wanted)
+        if far:
+            found += (seq for seq, id in enumerate(self.all_ids(), start=1) if id in far)
+        return sorted(found)
 
     def links(self) -> Iterator[tuple[int, bytes]]:
         """The lines that cite something, by their numbers, and the text of their lists."""

@@ -127,3 +127,13 @@ def test_an_empty_ledger_has_nothing_to_walk(ledger):
     ledger.path.touch()
     walk = survey(ledger.path, kind_of)
     assert (len(walk), walk.head, walk.finds) == (0, None, [])
+
+
+@pytest.mark.parametrize("citing", [0, 1, 3, 6, 7, 99])
+def test_the_number_of_an_id_is_found_wherever_it_is_cited(mixed, citing, monkeypatch):
+    monkeypatch.setattr("attnbench.ledger.survey._NEAR_BYTES", 2 * 64)
+    walk = survey(mixed.path, kind_of)
+    ids = [record.id for record in mixed.records()]
+    wanted = dict.fromkeys([ids[4], ids[0], ids[7], "f" * 64], citing)
+    assert walk.numbers(wanted) == [1, 5, 8]
+    assert walk.numbers({}) == []
