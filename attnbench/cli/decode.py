@@ -174,6 +174,11 @@ def decode(
     from attnbench.protocol.presets import preset
     from attnbench.quality.sources import text_file
 
+    if no_quality and quality is not Level.BRIEF:
+        raise UsageError(
+            f"--quality {quality.value} judges and --no-quality does not",
+            hint="leave one of them out",
+        )
     book = Ledger(ledger)
     require_appendable(book)
     if figure is not None:

@@ -42,6 +42,7 @@ def quality_body(
         "worst_step": -1 if verdict.worst_step is None else verdict.worst_step,
         "gates_run": ", ".join(verdict.gates_run),
         "gates_not_run": ", ".join(verdict.gates_not_run),
+        "not_run_because": "; ".join(f"{gate}: {why}" for gate, why in verdict.not_run.items()),
         "windows": verdict.windows,
         "steps": verdict.steps,
         "context": verdict.context,

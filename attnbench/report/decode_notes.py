@@ -103,9 +103,11 @@ def _cycles(result: ArmResult) -> tuple[str, str]:
 
 
 def _of_quality(results: Sequence[ArmResult]) -> Iterator[str]:
-    missing = {str(q["gates_not_run"]) for r in results if (q := r.quality) is not UNSET}
-    for gates in sorted(missing - {""}):
-        yield f"quality is MARGINAL at best: gates not run ({gates})."
+    judged = [result.quality for result in results if result.quality is not UNSET]
+    missing = {(str(q["gates_not_run"]), str(q.get("not_run_because", ""))) for q in judged}
+    for gates, why in sorted(missing):
+        if gates:
+            yield f"quality is MARGINAL at best: gates not run ({why or gates})."
     yield from _shared(_unjudged(result) for result in results)
     yield from _shared(_doubtful(result) for result in results)
 

@@ -254,6 +254,7 @@ def test_a_method_that_hangs_is_void_and_the_others_are_measured_without_it(
         (["--model", "meta-llama/Llama-3.2-1B"], 1, "preset:llama-3.2-1b"),
         (["--batch", "1000000"], 1, "the largest batch for this context"),
         (["--slower-allowed", "-1"], 2, "slower-allowed"),
+        (["--quality", "full", "--no-quality"], 2, "--quality full judges"),
         (["--mode", "fused"], 2, "fused"),
         (["--mode", "compiled", "--device", "cpu"], 1, "needs a CUDA GPU"),
         (["--ctx", "512,many"], 2, "no list of whole numbers"),
