@@ -28,7 +28,7 @@ class Flex(Method):
 
     `compiled` is what it is made for: for one query row PyTorch picks its decode kernel, split over
     the cache. It is compiled once for each length and shape, in seconds. `torch` is the same call
-    uncompiled, which computes whole score matrices: right, and slow.
+    uncompiled, for a CPU: it computes whole score matrices, right and slow.
     """
 
     impl: str = ""
@@ -48,11 +48,16 @@ class Flex(Method):
         return exact_attention(q, k, v, shape.scale)
 
     def check_machine(self, device: torch.device) -> None:
-        """A CUDA GPU, where it is to be compiled."""
-        if self.impl == "compiled" and device.type != "cuda":
+        """A CUDA GPU, where it is to be compiled; a CPU, where it is not.
+
+        Uncompiled it waits for the host in every step, so that no step can be captured.
+        """
+        compiled = self.resolved(device).impl == "compiled"
+        wanted, other = ("cuda", "torch") if compiled else ("cpu", "compiled")
+        if device.type != wanted:
             raise Unsupported(
-                f"{self.label} is compiled for a CUDA GPU, and the device is {device.type}",
-                hint="flex,impl=torch runs anywhere",
+                f"{self.label} is for a {wanted.upper()} device, and this one is {device.type}",
+                hint=f"here it is flex,impl={other}",
             )
 
     def check(self, shape: LayerShape) -> None:
