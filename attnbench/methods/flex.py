@@ -53,10 +53,10 @@ class Flex(Method):
         Uncompiled it waits for the host in every step, so that no step can be captured.
         """
         compiled = self.resolved(device).impl == "compiled"
-        wanted, other = ("cuda", "torch") if compiled else ("cpu", "compiled")
-        if device.type != wanted:
+        wanted, other = ("CUDA GPU", "torch") if compiled else ("CPU", "compiled")
+        if compiled != (device.type == "cuda"):
             raise Unsupported(
-                f"{self.label} is for a {wanted.upper()} device, and this one is {device.type}",
+                f"{self.label} is for a {wanted}, and the device is {device.type}",
                 hint=f"here it is flex,impl={other}",
             )
 
