@@ -127,12 +127,23 @@ class CpuFootprint:
 def living_storage_bytes(kind: str = "cpu") -> int:
     """Bytes of the distinct storages, on this kind of device, of every tensor that Python's
     collector tracks; sparse ones have no storage of their own, a compiler's stand-ins no memory."""
-    tensors = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    objects = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+    tensors = (_unwrapped(tensor) for tensor in objects)
     real = (tensor for tensor in tensors if not issubclass(type(tensor), FakeTensor))
     dense = (tensor for tensor in real if tensor.layout is torch.strided)
     found = (tensor.untyped_storage() for tensor in dense if tensor.device.type == kind)
     by_address = {_address(storage): storage.nbytes() for storage in found}
     return sum(size for address, size in by_address.items() if address is not None)
+
+
+def _unwrapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor behind what `torch.func` maps over: the outer one has no storage to ask for.
+
+    Compiling FlexAttention leaves such tensors alive.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _address(storage: torch.UntypedStorage) -> int | None:

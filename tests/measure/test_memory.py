@@ -141,3 +141,19 @@ def test_a_compilers_stand_in_takes_no_memory():
         stand_in = torch.empty(1 << 20)
     assert living_storage_bytes() == before
     assert stand_in.numel() == 1 << 20
+
+
+def test_what_a_map_of_torch_func_left_behind_is_counted_by_the_tensor_that_it_wraps():
+    """Compiling FlexAttention leaves such tensors; they have no storage that could be asked for."""
+    left: list[torch.Tensor] = []
+    before = living_storage_bytes()
+
+    def leaves(row: torch.Tensor) -> torch.Tensor:
+        left.append(row)
+        return row.sum()
+
+    torch.func.vmap(leaves)(torch.zeros(4, 1 << 16))
+    assert torch._C._functorch.is_batchedtensor(left[0])
+    assert living_storage_bytes() - before == 1 << 20
+    left.clear()
+    assert living_storage_bytes() == before
