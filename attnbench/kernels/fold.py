@@ -17,16 +17,18 @@ def fold_kernel(
     multipliers,
     total,
     rows,
+    apart,
+    skipped,
     PLACE: tl.constexpr,
     WIDTH: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Add ROWS rows of WIDTH words, each times its column's multiplier and its row's odd one."""
+    """Add ROWS rows of WIDTH words, each times its column's multiplier and its row's odd one;
+    without every one that comes `skipped` rows after a multiple of `apart`."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
-    word = tl.load(
-        words + row[:, None] * WIDTH + column[None, :], mask=(row < rows)[:, None], other=0
-    )
+    counts = (row < rows) & (row % apart != skipped)
+    word = tl.load(words + row[:, None] * WIDTH + column[None, :], mask=counts[:, None], other=0)
     by_row = tl.sum(word * tl.load(multipliers + column)[None, :], 1)
     tl.atomic_add(total, tl.sum(by_row * (2 * row + 1) * PLACE, 0), sem="relaxed")
 
@@ -43,12 +45,17 @@ def takes(words: Tensor) -> bool:
     )
 
 
-def fold(words: Tensor, multipliers: Tensor, total: Tensor, place: int) -> None:
+def fold(
+    words: Tensor, multipliers: Tensor, total: Tensor, place: int, skipped: int | None = None
+) -> None:
     """Add the sum over rows r and columns c of words[r,c] * multipliers[c] * (2r + 1) * place,
-    modulo 2^64, to `total`. words int64 [..,W], counted as rows of W; multipliers int64 [W]; total
-    int64 with one element."""
+    modulo 2^64, to `total`. words int64 [..,M,W], counted as rows of W, without row `skipped` of
+    every M; multipliers int64 [W]; total int64 with one element."""
     width = words.shape[-1]
     rows = words.numel() // width
     at_once = WORDS_AT_ONCE // width
     grid = (triton.cdiv(rows, at_once),)
-    fold_kernel[grid](words, multipliers, total, rows, PLACE=place, WIDTH=width, ROWS=at_once)
+    apart, left_out = words.shape[-2], -1 if skipped is None else skipped
+    fold_kernel[grid](
+        words, multipliers, total, rows, apart, left_out, PLACE=place, WIDTH=width, ROWS=at_once
+    )

@@ -20,28 +20,25 @@ PLACE_MULTIPLIER = 0x9E3779B97F4A7C1  # odd: spreads a row's place over 64 bits
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def cache_sums(cache: ExactCache) -> Tensor:
-    """One number for each of the cache's tensors, int64 [2 * layers]."""
+def cache_sums(cache: ExactCache, without: int | None = None) -> Tensor:
+    """One number for each of the cache's tensors, int64 [2 * layers]; `without` one token's rows.
+
+    Rows of zeros add nothing, so that an intact cache whose slot is clean has the same sums with
+    and without the slot.
+    """
     tensors = [rows for view in cache.views for rows in (view.k, view.v)]
     sums = torch.zeros(len(tensors), dtype=torch.int64, device=tensors[0].device)
     for number, rows in enumerate(tensors):
         words = words_of(rows)
         if takes(words):
-            fold(words, fold_multipliers(words), sums[number : number + 1], PLACE_MULTIPLIER)
+            total = sums[number : number + 1]
+            fold(words, fold_multipliers(words), total, PLACE_MULTIPLIER, without)
         else:
-            sums[number] = _placed(folded_rows(rows), first=0, apart=1).sum()
+            by_row = _placed(folded_rows(rows))
+            sums[number] = by_row.sum()
+            if without is not None:
+                sums[number] -= by_row[:, :, without].sum()
     return sums
-
-
-def slot_sums(cache: ExactCache, token: int) -> Tensor:
-    """What one token's rows add to `cache_sums`."""
-    return torch.stack(
-        [
-            _placed(folded_rows(rows[:, :, token]), first=token, apart=rows.shape[2]).sum()
-            for view in cache.views
-            for rows in (view.k, view.v)
-        ]
-    )
 
 
 def weight_sums(module: torch.nn.Module) -> Tensor:
@@ -51,11 +48,10 @@ def weight_sums(module: torch.nn.Module) -> Tensor:
     )
 
 
-def _placed(by_row: Tensor, first: int, apart: int) -> Tensor:
+def _placed(by_row: Tensor) -> Tensor:
     """Rows' numbers, times an odd number of each one's place in the whole tensor."""
-    flat = by_row.flatten()
-    places = first + apart * torch.arange(flat.numel(), device=flat.device)
-    return flat * (2 * places + 1) * PLACE_MULTIPLIER
+    places = torch.arange(by_row.numel(), device=by_row.device).view(by_row.shape)
+    return by_row * (2 * places + 1) * PLACE_MULTIPLIER
 
 
 def _flat_sum(tensor: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.failing import is_out_of_memory
 from attnbench.measure.floor import weight_bytes
 from attnbench.measure.prompts import TEXT_STEPS, require_tokenizer
-from attnbench.measure.sums import cache_sums, slot_sums, weight_sums
+from attnbench.measure.sums import cache_sums, weight_sums
 from attnbench.measure.taps import Echo
 from attnbench.measure.tasks import Bench, Fill, LayerFacts
 from attnbench.methods.base import MethodLayer
@@ -138,9 +138,8 @@ class Workbench:
 
         `thoroughly`: the slot too.
         """
-        now = cache_sums(self.cache)
-        if not thoroughly:  # the slot is zero where the cache is intact
-            now -= slot_sums(self.cache, self.bench.context)
+        # The slot is zero where the cache is intact.
+        now = cache_sums(self.cache, without=None if thoroughly else self.bench.context)
         if not torch.equal(now, self._intact):
             raise BrokenArm(
                 "it left the shared cache changed: rows [0, N) or the zeros after them",

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from os import waitid  # an arm may replace that of the module
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from attnbench.errors import SessionLost
 from attnbench.measure.arms import BrokenArm
-from attnbench.measure.functions import code_of, guarded_names, names_of_model
+from attnbench.measure.functions import Names, code_of, guarded_names, names_of_model
 from attnbench.measure.settings import flags
 from attnbench.protocol.verdict import Reason
 
@@ -26,6 +27,7 @@ PROC = Path("/proc")
 TASKS = PROC / "self" / "task"
 SHOWN = 80  # characters of a setting that a message holds
 MOST_CHILDREN_BYTES = 1 << 16
+ALL_KINDS = 0x40000000  # Linux' __WALL: children that end without a signal too
 LOOKS, LOOK_S = 6, 0.004  # while this thread sleeps so often and long
 LEAST_SHARE = 0.05  # of a processor; others may want it too
 LINGER_S = 1.0  # beside what is still at work after so long nobody can be measured
@@ -47,6 +49,7 @@ class World:
         if model is not None:
             self._named |= names_of_model(model)
             self._code |= code_of(self._named)
+        self._names = Names(self._named, self._code)
         self._before = {flag.name: flag.read() for flag in self._flags}
         self._tasks = tasks()
         self._children = children()
@@ -72,6 +75,8 @@ class World:
             )
 
     def _patched(self) -> list[str]:
+        if self._names.are_unchanged():
+            return []
         places = [place for place, own in self._named.items() if _now(place) is not own]
         for owner, name in places:
             setattr(owner, name, self._named[owner, name])
@@ -166,10 +171,21 @@ def _go_on(working: set[Path]) -> bool:
 
 def children() -> set[int]:
     """Child processes of this one; empty where the system does not tell."""
+    if not _has_children():
+        return set()
     found: set[int] = set()
     for task in tasks():
         found.update(_children_of(task))
     return found
+
+
+def _has_children() -> bool:
+    """One question, where to ask every thread for its own takes milliseconds."""
+    try:
+        waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | ALL_KINDS)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _children_of(task: int) -> set[int]:

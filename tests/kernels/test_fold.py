@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attnbench.kernels.fold import fold, takes
-from attnbench.measure.sums import PLACE_MULTIPLIER, cache_sums, slot_sums
+from attnbench.measure.sums import PLACE_MULTIPLIER, cache_sums
 from attnbench.methods.base import LayerShape
 from attnbench.models.adapter import ExactCache, fold_multipliers, folded_rows, words_of
 
@@ -41,16 +41,27 @@ def test_the_kernel_adds_up_what_the_definition_does(head_dim, dtype, capacity):
     assert total == by_definition(rows)
 
 
+@pytest.mark.parametrize("skipped", [0, 5, 699])
+def test_the_kernel_leaves_out_one_row_of_every_head(skipped):
+    rows = filled(64, torch.bfloat16, 700).views[1].v
+    words = words_of(rows)
+    total = torch.zeros(1, dtype=torch.int64, device=DEVICE)
+    fold(words, fold_multipliers(words), total, PLACE_MULTIPLIER, skipped)
+    rows[:, :, skipped] = 0
+    assert total == by_definition(rows)
+
+
 @pytest.mark.parametrize("head_dim", [6, 64, 80])
-def test_every_tensor_of_a_cache_has_a_number_and_a_slots_part_can_be_taken_off(head_dim):
+def test_every_tensor_of_a_cache_has_a_number_and_one_tokens_rows_can_be_left_out(head_dim):
     cache = filled(head_dim, torch.bfloat16)
-    whole = cache_sums(cache)
+    whole, without = cache_sums(cache), cache_sums(cache, without=5)
     assert whole.tolist() == [by_definition(r) for view in cache.views for r in (view.k, view.v)]
-    part = slot_sums(cache, 5)
+    assert (without != whole).all()
     for view in cache.views:
         for rows in (view.k, view.v):
             rows[:, :, 5] = 0
-    assert torch.equal(cache_sums(cache), whole - part)
+    assert torch.equal(cache_sums(cache), without)
+    assert torch.equal(cache_sums(cache, without=5), without)
 
 
 def test_rows_that_change_places_show():

@@ -144,3 +144,29 @@ def test_a_model_that_runs_changes_none_of_it(model):
         world = World(CPU).settle(model)
         model(input_ids=tokens)
         world.require_unchanged()
+
+
+class SaysItIsEqual:
+    """Something to call that is equal to whatever it is compared with."""
+
+    def __call__(self, *given: object, **named: object) -> object:
+        return None
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = object.__hash__
+
+
+def test_a_replacement_that_says_it_is_equal_is_told(monkeypatch):
+    world = World(CPU).settle()
+    monkeypatch.setattr(statistics, "fmean", SaysItIsEqual())
+    assert "fmean" in str(blamed(world))
+
+
+def test_a_name_that_is_gone_is_told_and_put_back(monkeypatch):
+    own = statistics.median
+    world = World(CPU).settle()
+    monkeypatch.delattr(statistics, "median")
+    assert "median" in str(blamed(world))
+    assert statistics.median is own
