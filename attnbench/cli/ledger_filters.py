@@ -41,7 +41,47 @@ class _Members(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Members)
+_CITES = b',"cites":['
 _UTC = re.compile(rb'"utc":"([^"]*)"\}\Z')
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What the text of a body holds, wherever, if the body is looked for: a quick look, since a
+    million bodies are asked. Letters are small; `values` are the numbers right behind a `=`, which
+    in JSON stand behind one, or behind a name and its colon (and quote)."""
+
+    any: bool
+    values: tuple[bytes, ...]
+    numbers: tuple[bytes, ...]
+    names: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, *wanted: str) -> Traces:
+        found = re.findall(rb"(=?)([a-z0-9]+)", " ".join(wanted).lower().encode())
+        runs = {run: sign for sign, run in sorted(found)}
+        return cls(
+            any(wanted),
+            values=tuple(run for run, sign in runs.items() if sign and run.isdigit()),
+            numbers=tuple(run for run, sign in runs.items() if not sign and run.isdigit()),
+            names=tuple(run for run in runs if not run.isdigit()),
+        )
+
+    def may_be_in(self, text: bytes, end: int) -> bool:
+        """Whether all of it occurs in this line of ASCII, up to `end`."""
+        for value in self.values:
+            at = text.find(value, 0, end)
+            while at > 0 and text[at - 1] not in b':"=':
+                at = text.find(value, at + 1, end)
+            if at < 0:
+                return False
+        for number in self.numbers:
+            if text.find(number, 0, end) < 0:
+                return False
+        if not self.names:
+            return True
+        body = text[:end].lower()
+        return all(name in body for name in self.names)
 
 
 @dataclass(frozen=True)
@@ -58,30 +98,23 @@ class Filters:
     tainted: bool
 
     def __call__(self, text: bytes, about: Envelope) -> bool | None:
-        if self.kind is not None and about.kind != self.kind.value.encode():
+        if self._kind and about.kind != self._kind:
             return None
         if self.since is not None and _moment(text, about) < self.since:
             return None
-        if not (self.cell or self.method or self.verdict or self.run):
+        if not self._traces.any:
             return True
-        if text.isascii() and not self._may_accept(text):
+        if text.isascii() and not self._traces.may_be_in(text, text.rfind(_CITES, 0, about.start)):
             return None
         return self._accept_body(_DECODER.decode(text).body) or None
 
-    def _may_accept(self, text: bytes) -> bool:
-        """Whether everything that is looked for occurs in the line at all, wherever."""
-        numbers, names = self._parts
-        if not all(number in text for number in numbers):
-            return False
-        lowered = text.lower()
-        return all(name in lowered for name in names)
+    @cached_property
+    def _kind(self) -> bytes:
+        return self.kind.value.encode() if self.kind else b""
 
     @cached_property
-    def _parts(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
-        """Runs of digits, and other runs of letters and digits, of all that is looked for."""
-        wanted = f"{self.cell} {self.method} {self.verdict} {self.run}".lower().encode()
-        runs = tuple(dict.fromkeys(re.findall(rb"[a-z0-9]+", wanted)))
-        return tuple(filter(bytes.isdigit, runs)), tuple(r for r in runs if not r.isdigit())
+    def _traces(self) -> Traces:
+        return Traces.of(self.cell, self.method, self.verdict, self.run)
 
     def _accept_body(self, body: _Body) -> bool:
         return (

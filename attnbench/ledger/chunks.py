@@ -111,23 +111,22 @@ def _lines(blocks: Iterable[bytes], chunk: Chunk[_T]) -> Iterator[bytes]:
     """Each line without its newline; what follows the last one is torn."""
     rest = b""
     for block in blocks:
-        first, *others = block.split(b"\n")
-        rest += first
-        for other in others:
-            yield rest
-            rest = other
+        start = 0
+        while (end := block.find(b"\n", start)) >= 0:  # faster than to split a block
+            yield rest + block[start:end]
+            start, rest = end + 1, b""
+        rest += block[start:]
     if rest:
         chunk.torn = _is_whole(rest)
 
 
 def _walk_lines(chunk: Chunk[_T], start: int, blocks: Iterable[bytes], look: Look[_T]) -> None:
     """Check lines and keep what is wanted of them; raises BadLine at the first that is bad."""
-    ids: list[bytes] = []
-    cites: list[bytes] = []
+    ids, cites = bytearray(), bytearray()  # long texts; so many objects would be slow to keep
     ends, citing = chunk.ends, chunk.citing
     before: Envelope | None = None
     last_hash = last_origin = b""
-    end, seq = start, 0
+    end, seq, line = start, 0, 0
     try:
         for text in _lines(blocks, chunk):
             about = envelope(text)
@@ -141,21 +140,23 @@ def _walk_lines(chunk: Chunk[_T], start: int, blocks: Iterable[bytes], look: Loo
             found = look(text, about)
             before, last_hash, last_origin = about, hash, origin
             seq += 1
+            line += 1
             end += len(text) + 1
-            ids.append(id)
+            ids += id
             ends.append(end)
             if found is not None:
-                chunk.finds.append((len(ids), found))
+                chunk.finds.append((line, found))
             if cited := _cited(text, about):
-                citing.append(len(ids))
-                cites.append(cited)
+                citing.append(line)
+                cites += cited
+                cites += b"\n"
             elif kind == _SESSION and b'"phase":"opened"' not in text:
-                chunk.loose_ends.append(len(ids))
+                chunk.loose_ends.append(line)
             if kind in _REMARKS:
-                chunk.remarks.append(len(ids))
+                chunk.remarks.append(line)
     finally:
         chunk.last = before
-        chunk.ids, chunk.cites = b"".join(ids), b"\n".join(cites)
+        chunk.ids, chunk.cites = bytes(ids), bytes(cites[:-1])
 
 
 def head_before(about: Envelope) -> Head:

@@ -156,10 +156,11 @@ def envelope(line: bytes) -> Envelope:
     found = _ENVELOPE.fullmatch(line, start) if start >= 0 else None
     if found is None:
         raise BadLine(_why_unreadable(line))
-    about = _envelope_of(Envelope, (*found.groups(), start))
-    if _sha256(line[:start] + line[start + _HASH_BYTES :]).encode() != about.hash:
+    members = found.groups()
+    hashed = hashlib.sha256(line[:start] + line[start + _HASH_BYTES :])
+    if hashed.hexdigest().encode() != members[0]:
         raise BadLine("its bytes do not match its hash: it was changed after it was written")
-    return about
+    return _envelope_of(Envelope, (*members, start))
 
 
 _envelope_of = tuple.__new__  # a million lines are read faster by it than by the class's own
