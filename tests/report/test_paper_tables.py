@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 
 import pytest
 
-from attnbench.report.page import latex, markdown
+from attnbench.report.page import latex, markdown, tex_characters
 from attnbench.report.page.html import Contents
 from attnbench.report.page.reading import Reading
 from attnbench.report.page.tables import RESULT_COLUMNS, Table
@@ -26,7 +28,7 @@ def hostile(rows: int = 1) -> Table:
 def test_there_is_a_table_of_the_claims_and_one_of_each_cell(tables):
     assert [len(table.rows) for table in tables] == [3, 2, 6, 5]
     text = latex.latex(tables)
-    assert text.count(r"\toprule") == text.count(r"\end{table}") == 4
+    assert text.count(r"\endfirsthead") == text.count(r"\end{longtable}") == 4
     assert markdown.markdown(tables).count("### ") == 4
 
 
@@ -39,19 +41,45 @@ def test_quality_stands_right_beside_latency_in_both(tables):
 
 def test_every_row_of_latex_has_the_columns_of_its_table_whatever_the_text():
     text = latex.latex([hostile()])
-    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    body = text[text.index(r"\toprule") : text.index(r"\end{longtable}")]
     rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [1, 1]
-    assert rows[1].startswith("{}[")  # not the option of the line break before it
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [1, 1, 1]
+    assert rows[2].startswith("{}[")  # not the option of the line break before it
 
 
 def test_latex_of_hostile_text_has_no_command_but_those_that_print_it():
     shown = latex.escaped(HOSTILE)
     allowed = r"\\(textbackslash\{\}|textasciitilde\{\}|textasciicircum\{\}|textless\{\}|"
-    allowed += r"textgreater\{\}|textbar\{\}|`\{\}|[{}$&%#_])"
+    allowed += r"textgreater\{\}|textbar\{\}|textasciigrave\{\}|textquotedblright\{\}|"
+    allowed += r"allowbreak\{\}|[{}$&%#_])"
     assert re.sub(allowed, "", shown).count("\\") == 0
     assert not re.search(r"(?<!\\)[$&%#_]", shown)
     assert "\n" not in shown
+
+
+def test_latex_parts_what_a_font_would_join_and_shows_what_it_cannot_print():
+    assert latex.escaped("--plan ---") == "-{}-plan -{}-{}-"
+    assert latex.escaped("a,b, c") == r"a,\allowbreak{}b, c"
+    assert latex.escaped("μ µ ‖x‖ é ✓") == r"$\mu$ $\mu$ $\Vert$x$\Vert$ é U+2713"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="there is no pdflatex here")
+@pytest.mark.parametrize("fonts", ["", r"\usepackage[T1]{fontenc}"], ids=["OT1", "T1"])
+def test_pdflatex_prints_every_character_and_tables_that_fit_their_pages(tables, fonts, tmp_path):
+    known = "".join(tex_characters.KNOWN) + bytes(range(32, 127)).decode() + "àßŁœž ✓注🙂ðŋ"
+    rows = [[f"[{known[i : i + 12]}", HOSTILE] for i in range(0, len(known), 12)]
+    odd = Table("odd", HOSTILE, ("arm", "what"), rows, HOSTILE, shares={"what": 0.5})
+    packages = r"\usepackage{array,booktabs,longtable,lscape}"
+    text = latex.latex([*tables, odd])
+    document = (
+        rf"\documentclass{{article}}{fonts}{packages}\begin{{document}}{text}\end{{document}}"
+    )
+    (tmp_path / "paper.tex").write_text(document, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-no-shell-escape", "paper.tex"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    log = (tmp_path / "paper.log").read_text(encoding="utf-8", errors="replace")
+    assert not re.findall(r"^(?:!|Overfull|Missing character).*", log, re.MULTILINE)
+    assert run.returncode == 0
 
 
 def test_markdown_of_hostile_text_is_neither_markup_nor_another_column():

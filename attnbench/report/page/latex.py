@@ -1,4 +1,4 @@
-"""Tables for a paper: booktabs, everything from the ledger escaped."""
+"""Tables for a paper: booktabs, as long as they are, everything from the ledger escaped."""
 
 from __future__ import annotations
 
@@ -6,73 +6,49 @@ from collections.abc import Sequence
 
 from attnbench.report.page.plain import first_upper, one_line
 from attnbench.report.page.tables import Table
+from attnbench.report.page.tex_characters import printed
 
 HEAD = (
-    "% Tables of an attnbench ledger. Needs \\usepackage{booktabs}; names in other than Latin "
-    "letters need XeLaTeX or LuaLaTeX.\n"
+    "% Tables of an attnbench ledger, on pages of their own that are turned. Needs\n"
+    "% \\usepackage{array,booktabs,longtable,lscape} and a single column; any TeX engine does.\n"
 )
-_MEANT = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "%": r"\%",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    "`": r"\`{}",
-    "×": r"$\times$",
-    "′": r"$'$",
-    "·": r"$\cdot$",
-    "–": "--",
-    "−": "$-$",
-    "…": r"\ldots{}",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "≈": r"$\approx$",
-    "±": r"$\pm$",
-    "µ": r"$\mu$",
-    "\N{REPLACEMENT CHARACTER}": "?",
-}
 
 
 def latex(tables: Sequence[Table]) -> str:
-    """A file to \\input: a `table` for each."""
+    """A file to \\input: a `longtable` for each."""
     return "\n".join((HEAD, *map(_table, tables)))
 
 
 def escaped(text: str) -> str:
     """One line of text that TeX prints as it is, in OT1 and T1 alike."""
-    return "".join(_MEANT.get(character, character) for character in one_line(text))
+    return printed(one_line(text))
 
 
 def _table(table: Table) -> str:
+    columns = "".join(_alignment(table, name) for name in table.columns)
     lines = (
-        r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
+        r"\begin{landscape}\scriptsize",
+        r"\setlength{\tabcolsep}{3pt}\setlength{\LTcapwidth}{\linewidth}",
+        rf"\begin{{longtable}}{{{columns}}}",
         rf"\caption{{{escaped(table.title)}. {escaped(first_upper(table.note))}.}}",
-        rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{''.join(_alignment(table, name) for name in table.columns)}}}",
-        r"\toprule",
-        _row(table.columns),
-        r"\midrule",
+        rf"\label{{tab:{table.name}}}\\",
+        *_heads(_row(table.columns)),
         *(_row(row) for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
+        r"\end{longtable}",
+        r"\end{landscape}",
     )
     return "\n".join(lines) + "\n"
 
 
+def _heads(columns: str) -> tuple[str, ...]:
+    """What stands above the rows on every page of a table, and below them."""
+    head = (r"\toprule", columns, r"\midrule")
+    return (*head, r"\endfirsthead", *head, r"\endhead", r"\bottomrule", r"\endfoot")
+
+
 def _alignment(table: Table, column: str) -> str:
-    if column == table.wide:
-        return r"p{0.4\linewidth}"
+    if column in table.shares:
+        return rf">{{\raggedright\arraybackslash}}p{{{table.shares[column]}\linewidth}}"
     return "r" if column in table.right else "l"
 
 
