@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cached_property
@@ -16,6 +16,7 @@ import msgspec
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Record, State, Status
 from attnbench.ledger.canonical import canonical_bytes
+from attnbench.ledger.lookup import require_run
 from attnbench.ledger.record import Envelope
 from attnbench.ledger.survey import survey
 
@@ -130,24 +131,36 @@ class Filters:
 
 
 class Words(NamedTuple):
-    """The verdicts and the parts of a cell that a record names."""
+    """The verdicts and the parts of a cell that a record names, and its run."""
 
     verdicts: frozenset[str]
     cell: frozenset[str]
+    run: str
 
 
-def words(text: bytes, _about: Envelope) -> Words | None:
-    """A look for what `refuse_unknown` has to know."""
-    body = _DECODER.decode(text).body
-    verdicts = frozenset(str(value).lower() for value in _named(body.verdict).values())
-    return Words(verdicts, frozenset(map(str, _named(body.cell))))
+@dataclass(frozen=True)
+class Vocabulary:
+    """A look for what `refuse_unknown` has to know, each combination of words once."""
+
+    seen: set[Words] = field(default_factory=set)
+
+    def __call__(self, text: bytes, _about: Envelope) -> Words | None:
+        body = _DECODER.decode(text).body
+        verdicts = frozenset(str(value).lower() for value in _named(body.verdict).values())
+        said = Words(verdicts, frozenset(map(str, _named(body.cell))), str(body.run))
+        if said in self.seen:
+            return None
+        self.seen.add(said)
+        return said
 
 
 def refuse_unknown(filters: Filters, path: Path) -> None:
-    """Raise UsageError for a verdict or a name in a cell that no record could have."""
-    if not (filters.verdict or filters.cell):
+    """Raise UsageError for a verdict or a name in a cell that no record could have, and
+    UnknownRecord for a run that is not there."""
+    if not (filters.verdict or filters.cell or filters.run):
         return
-    said = {find.what for find in survey(path, words).finds}
+    said = {find.what for find in survey(path, Vocabulary()).finds}
+    require_run(filters.run, {each.run for each in said})
     verdicts = {word for each in said for word in each.verdicts}
     if filters.verdict and filters.verdict.lower() not in verdicts:
         _require(filters.verdict, VERDICTS, "verdict")

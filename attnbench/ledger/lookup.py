@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -77,6 +77,16 @@ def find_results(records: Sequence[Record], prefix: str) -> tuple[Record, ...]:
     return (record,)
 
 
+def require_run(prefix: str, runs: Set[str]) -> None:
+    """Raise UnknownRecord where no run begins so; an empty beginning is that of all."""
+    if prefix and not any(run.startswith(prefix) for run in runs):
+        few = sorted(runs - {""}) if len(runs) <= MOST_COMPARED else []
+        raise UnknownRecord(
+            f"no run begins with {prefix!r}",
+            hint=_nearest(few, prefix) or "`attnbench ledger log` lists the runs.",
+        )
+
+
 def results_of(records: Iterable[Record], run: str) -> tuple[Record, ...]:
     """Return the results of a run's arms, oldest first."""
     return tuple(r for r in records if is_of_an_arm(r) and r.body.get("run") == run)
@@ -101,7 +111,8 @@ def _only_match(ids: Iterable[str], prefix: str, what: str) -> str:
             f"{prefix!r} begins {len(matches)} ids",
             hint=f"Give more of it: {', '.join(_short(id, prefix) for id in matches[:4])}",
         )
-    raise UnknownRecord(f"no {what} begins with {prefix!r}", hint=_nearest(known, prefix))
+    hint = _nearest(known, prefix) or "`attnbench ledger log` lists the ids."
+    raise UnknownRecord(f"no {what} begins with {prefix!r}", hint=hint)
 
 
 def _short(id: str, prefix: str) -> str:
@@ -109,8 +120,7 @@ def _short(id: str, prefix: str) -> str:
 
 
 def _nearest(ids: Sequence[str], prefix: str) -> str:
+    """The ids that look most like it, in words; empty where none does."""
     heads = {id[: max(len(prefix), 8)]: id for id in ids}
     near = get_close_matches(prefix.lower(), heads, n=3, cutoff=0.5)
-    if near:
-        return f"Nearest: {', '.join(heads[head][:12] for head in near)}"
-    return "`attnbench ledger log` lists the ids."
+    return f"Nearest: {', '.join(heads[head][:12] for head in near)}" if near else ""

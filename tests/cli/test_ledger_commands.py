@@ -102,6 +102,22 @@ def test_log_suggests_the_nearest_word_for_one_that_no_record_could_have(
     assert said in outcome.err
 
 
+def test_log_of_an_unknown_run_names_the_nearest(attnbench, ledger):
+    outcome = attnbench("ledger", "log", "--run", "aa12")
+    assert outcome.code == 2
+    assert "no run begins with 'aa12'" in outcome.err
+    assert "Nearest: aa11" in outcome.err
+    far = attnbench("ledger", "log", "--run", "nope", "--json")
+    assert far.code == 2
+    assert "`attnbench ledger log` lists the runs" in json.loads(far.out)["hint"]
+
+
+def test_log_says_that_nothing_fits_of_a_run_that_is_there(attnbench, ledger):
+    outcome = attnbench("ledger", "log", "--run", "aa", "--verdict", "slower")
+    assert outcome.code == 0
+    assert "No record of 8" in outcome.out
+
+
 def test_log_shows_how_the_text_of_a_concern_or_claim_begins(attnbench, ledger):
     text = "the clock of this machine is read in microseconds " + "and so on " * 20
     ledger.append(Kind.CONCERN, {"concern": text})
