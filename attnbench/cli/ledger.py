@@ -206,8 +206,12 @@ def merge(
 @app.command()
 def retract(
     record_id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its start.")],
-    reason: Annotated[book.Reason, typer.Option(help="Why it no longer counts.")],
-    note: Annotated[str, typer.Option(help="What was wrong, in a sentence.")],
+    reason: Annotated[
+        book.Reason | None, typer.Option(help="Required: why it no longer counts.")
+    ] = None,
+    note: Annotated[
+        str, typer.Option(help="Required: what was wrong, in a sentence.", show_default=False)
+    ] = "",
     evidence: Evidence = "",
     path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
@@ -226,7 +230,10 @@ def reinstate(
     record_id: Annotated[
         str, typer.Argument(metavar="ID", help="The id of a retracted record, or its retraction's.")
     ],
-    note: Annotated[str, typer.Option(help="Why it counts after all, in a sentence.")],
+    note: Annotated[
+        str,
+        typer.Option(help="Required: why it counts after all.", show_default=False),
+    ] = "",
     evidence: Evidence = "",
     path: LedgerPath = DEFAULT,
     as_json: AsJson = False,

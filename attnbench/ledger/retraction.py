@@ -33,12 +33,14 @@ class Reason(StrEnum):
 _STANDING = frozenset({Kind.RETRACTION, Kind.REINSTATEMENT, Kind.CHECKPOINT, Kind.REPAIR})
 
 
-def retract(ledger: Ledger, target: str, reason: Reason, note: str, evidence: str = "") -> Record:
+def retract(
+    ledger: Ledger, target: str, reason: Reason | None, note: str, evidence: str = ""
+) -> Record:
     """Append the retraction of the record whose id begins with `target`.
 
     `evidence` is a record's id, or text that says where to look. Raises UnknownRecord, and Refused
-    where the record is retracted already or is one that cannot be: a retraction stands until a
-    reinstatement brings its target back.
+    where the record is retracted already or is one that cannot be (a retraction stands until a
+    reinstatement brings its target back), and only then where no reason or note is given.
     """
     record, state = _found(ledger, target)
     if record.kind in _STANDING:
@@ -51,6 +53,9 @@ def retract(ledger: Ledger, target: str, reason: Reason, note: str, evidence: st
             f"{record.id[:12]} was retracted before, by {earlier[:12]}",
             hint=f"`attnbench ledger show {earlier[:12]}` says why.",
         )
+    if reason is None:
+        known = ", ".join(each.value for each in Reason)
+        raise Refused("a retraction needs a reason", hint=f"Say --reason REASON: {known}.")
     _require_note(note, "a retraction needs a note", "Say in --note what was wrong.")
     body: dict[str, Json] = {"target": record.id, "reason": reason.value, "note": note}
     return ledger.append(Kind.RETRACTION, body | _evidence(evidence))

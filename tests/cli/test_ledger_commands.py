@@ -243,6 +243,22 @@ def test_retract_wants_a_reason_from_the_list(attnbench, ledger):
     assert len(list(ledger.records())) == 8
 
 
+def test_what_cannot_be_retracted_or_reinstated_is_refused_before_reason_and_note_are_asked_for(
+    attnbench, ledger
+):
+    session = list(ledger.records())[1]
+    for command in ("retract", "reinstate"):
+        unknown = attnbench("ledger", command, "nope")
+        assert (unknown.code, "no record begins with 'nope'" in unknown.err) == (2, True)
+        assert "aa11 is a run, not a record" in attnbench("ledger", command, "aa11").err
+    assert "is not retracted" in attnbench("ledger", "reinstate", session.id).err
+    without = attnbench("ledger", "retract", session.id)
+    assert (without.code, "--reason REASON: wrong-baseline" in without.err) == (2, True)
+    asked = attnbench("ledger", "retract", session.id, "--reason", "environment")
+    assert (asked.code, "Say in --note" in asked.err) == (2, True)
+    assert len(list(ledger.records())) == 8
+
+
 def test_a_ledger_that_is_not_there_is_an_environment_error(attnbench, tmp_path):
     outcome = attnbench("ledger", "log", "--ledger", str(tmp_path / "none.jsonl"))
     assert outcome.code == 1
