@@ -31,19 +31,20 @@ def locked_for_append(path: Path) -> Iterator[int]:
 
 
 def require_writable(path: Path) -> None:
-    """Raise LedgerUnavailable where a file could not be written at `path`; creates nothing."""
+    """Raise LedgerUnavailable where a file could not be written at `path`.
+
+    It is tried: what the file system says of rights is not what it does. A file that is there is
+    opened; else a folder is made where the first missing name would be, and removed again.
+    """
+    import tempfile
+
     with explained(path, "written"):
-        if path.is_dir():
-            raise _error(errno.EISDIR)
-        place = next(each for each in (path, *path.absolute().parents) if each.exists())
-        if place != path and not place.is_dir():
-            raise _error(errno.ENOTDIR)
-        if not os.access(place, os.W_OK if place == path else os.W_OK | os.X_OK):
-            raise _error(errno.EACCES)
-
-
-def _error(code: int) -> OSError:
-    return OSError(code, os.strerror(code))
+        if path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC))
+            return
+        place = next(each for each in path.absolute().parents if each.exists())
+        with tempfile.TemporaryDirectory(prefix=".attnbench-", dir=place):
+            pass
 
 
 def settled_size(fd: int) -> int:
@@ -129,17 +130,17 @@ def explained(path: Path, action: str) -> Iterator[None]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise LedgerUnavailable(
-            f"{path} cannot be {action}: {reason}", hint=_hint(error.errno, path)
+            f"{path} cannot be {action}: {reason}", hint=_hint(error.errno, path, action)
         ) from error
 
 
-def _hint(code: int | None, path: Path) -> str:
+def _hint(code: int | None, path: Path, action: str) -> str:
     elsewhere = "choose another place with --ledger PATH or ATTNBENCH_LEDGER"
     if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"Nothing was recorded. Free some space in {path.parent}, or {elsewhere}."
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"Give yourself the right to write to {path.parent} and its files, or {elsewhere}."
-    if code == errno.ENOENT:
+    if code == errno.ENOENT and action == "read":
         return f"`attnbench decode` starts a ledger; for one that exists, {elsewhere}."
     return f"Check the path, or {elsewhere}."
 

@@ -287,7 +287,7 @@ def test_a_ledger_that_was_changed_is_found_out_before_anything_else(attnbench, 
 
 
 @pytest.mark.parametrize("more", [(), ("--plan",), ("--plan", "--model", "no/such.gguf")])
-@pytest.mark.parametrize("place_of_it", ["file/ledger.jsonl", "folder"])
+@pytest.mark.parametrize("place_of_it", ["file/ledger.jsonl", "folder", "/proc/x/ledger.jsonl"])
 def test_a_ledger_that_cannot_be_written_is_an_error_before_anything_else(
     attnbench, place, place_of_it, more
 ):

@@ -271,6 +271,18 @@ def test_a_folder_in_the_place_of_a_ledger_is_an_environment_error(tmp_path):
         assert caught.value.exit_code == Exit.RUNTIME
 
 
+def test_whether_a_ledger_can_be_written_is_tried_and_leaves_nothing_behind(three, tmp_path):
+    before = three.path.read_bytes(), sorted(tmp_path.rglob("*"))
+    three.require_writable()
+    Ledger(tmp_path / "new" / "folder" / "ledger.jsonl").require_writable()
+    assert (three.path.read_bytes(), sorted(tmp_path.rglob("*"))) == before
+    for place in ("/proc/x/ledger.jsonl", "/proc/ledger.jsonl"):  # root may do all, but not this
+        with pytest.raises(LedgerUnavailable, match="cannot be written") as caught:
+            Ledger(Path(place)).require_writable()
+        assert "--ledger PATH" in caught.value.hint
+        assert "starts a ledger" not in caught.value.hint
+
+
 def test_a_missing_ledger_names_what_starts_one(ledger):
     with pytest.raises(LedgerUnavailable, match="No such file") as caught:
         list(ledger.records())
