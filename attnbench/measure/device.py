@@ -47,13 +47,27 @@ class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
 def device_facts(kind: str) -> DeviceFacts:
     """The facts of "cuda" (the first visible GPU) or "cpu".
 
-    Raises `Unsupported` where the GPU is asked for and NVML cannot be, or MIG splits it.
+    Raises `Unsupported` where a GPU is asked for and there is none, its driver does not answer,
+    MIG splits it, or this PyTorch cannot use it.
     """
     if kind != "cuda":
         return cpu_facts()
     nvml = visible_gpu()
     refuse_mig(nvml)
+    if not torch_cuda():
+        raise Unsupported(
+            f"PyTorch {_version('torch')} was built without CUDA and cannot use the GPU here",
+            hint="install a build with CUDA (pytorch.org/get-started names the command), or "
+            "measure with --device cpu",
+        )
     return cuda_facts(nvml)
+
+
+def torch_cuda() -> str:
+    """The CUDA version that PyTorch was built with; empty where with none. No GPU is touched."""
+    import torch
+
+    return torch.version.cuda or ""
 
 
 def has_gpu(devices: Path = Path("/dev")) -> bool:

@@ -85,11 +85,22 @@ def _asked(api: Any, question: Callable[[], Any]) -> Any:
     try:
         return question()
     except api.NVMLError as error:
+        meaning = _MEANINGS.get(getattr(error, "value", None), "its driver does not answer")
         raise Unsupported(
-            f"NVML refused: {error}",
+            f"there is no GPU here that can be measured: {meaning} (NVML: "
+            f"{str(error).removeprefix('NVML ')})",
             hint="nvidia-smi tells whether there is an NVIDIA GPU here and its driver answers; "
             "without one, leave --device out",
         ) from error
+
+
+_MEANINGS = {  # by the number of NVML's error
+    2: "no GPU has this number",
+    6: "no GPU has this number or UUID",
+    9: "the NVIDIA driver is not loaded",
+    12: "no NVIDIA driver is installed",
+    18: "the NVIDIA driver and its library are of different versions; a restart mends that",
+}
 
 
 def refuse_mig(nvml: Nvml) -> None:

@@ -10,7 +10,11 @@ SM, MEMORY = 1, 2  # NVML's numbers of clocks
 
 
 class NVMLError(Exception):
-    """As the binding's own."""
+    """As the binding's own; `value` is NVML's number of it."""
+
+    def __init__(self, text: str, value: int = 999) -> None:
+        super().__init__(text)
+        self.value = value
 
 
 def process(pid: int, used: int | None = 1 << 30) -> SimpleNamespace:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from attnbench.errors import Unsupported
+from attnbench.measure import device
 from attnbench.measure.device import (
     cpu_facts,
     cpu_name,
@@ -25,6 +26,7 @@ def gpu(monkeypatch):
         return nvml
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "torch_cuda", lambda: "13.0")
     return install
 
 
@@ -65,6 +67,33 @@ def test_a_hidden_or_sliced_gpu_is_refused_by_name(gpu, monkeypatch, hidden, tmp
 def test_without_a_driver_there_is_no_gpu(gpu, tmp_path):
     gpu(Init=NVMLError("Driver Not Loaded"))
     assert not has_gpu(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"Init": NVMLError("Shared Library Not Found", 12)}, "no NVIDIA driver is installed"),
+        ({"Init": NVMLError("Driver Not Loaded", 9)}, "driver is not loaded"),
+        ({"Init": NVMLError("Unknown Error", 999)}, "driver does not answer"),
+        ({"DeviceGetHandleByIndex": NVMLError("Invalid Argument", 2)}, "no GPU has this number"),
+    ],
+)
+def test_a_missing_gpu_or_driver_is_told_before_what_nvml_says(gpu, answers, said):
+    gpu(**answers)
+    with pytest.raises(Unsupported) as caught:
+        device_facts("cuda")
+    before, _, after = caught.value.message.partition("NVML")
+    assert before.startswith("there is no GPU here that can be measured")
+    assert said in before
+    assert str(next(iter(answers.values()))) in after
+
+
+def test_a_pytorch_without_cuda_is_told_where_there_is_a_gpu(gpu, monkeypatch):
+    gpu()
+    monkeypatch.setattr(device, "torch_cuda", lambda: "")
+    with pytest.raises(Unsupported, match="built without CUDA") as caught:
+        device_facts("cuda")
+    assert "--device cpu" in caught.value.hint
 
 
 def test_a_gpu_that_nvml_refuses_is_no_reason_to_go_on_with_the_cpu(gpu, tmp_path):
