@@ -85,7 +85,13 @@ def read_table(path: Path = BUILT_IN) -> KernelTable:
         entries = msgspec.json.decode(path.read_bytes(), type=tuple[Entry, ...])
         for entry in entries:
             KernelConfig(**entry.launch)
-    except (OSError, msgspec.DecodeError, TypeError) as error:
+    except OSError as error:
+        raise UsageError(
+            f"{name} cannot be read as a table of kernel configurations: {error.strerror}",
+            hint="check the path after --table, or leave it out for the project's own table; "
+            "`attnbench methods tune --out FILE` writes one",
+        ) from error
+    except (msgspec.DecodeError, TypeError) as error:
         raise UsageError(
             f"{name} is no table of kernel configurations: {error}",
             hint="`attnbench methods tune --out FILE` writes one",

@@ -314,8 +314,12 @@ def test_a_run_looks_its_configurations_up_when_it_is_planned(tmp_path):
     assert found["sdpa_packed"].launch == entry.launch
     assert str(path) in found["sdpa_packed"].source
     assert plan_decode(replace(request, table="none")).known == {}
-    with pytest.raises(UsageError, match="is no table"):
+    with pytest.raises(
+        UsageError, match=r"missing.json cannot be read .*: No such file"
+    ) as refusal:
         plan_decode(replace(request, table=str(tmp_path / "missing.json")))
+    assert "check the path after --table" in refusal.value.hint
+    assert "Errno" not in refusal.value.message
 
 
 def test_the_pilot_tries_a_known_configuration_alone_and_the_others_only_where_it_does_not_run():
