@@ -14,6 +14,7 @@ from attnbench.measure.plan import (
     DecodeRequest,
     Plan,
     PlannedArm,
+    model_info,
     planned,
     token_bytes,
 )
@@ -22,7 +23,6 @@ from attnbench.measure.workbench import layer_facts
 from attnbench.methods.base import Family
 from attnbench.models.info import ModelInfo, beyond_positions
 from attnbench.models.skeleton import surveyed_skeleton
-from attnbench.models.sources import inspect
 from attnbench.protocol.cell import Arm, Role
 from attnbench.protocol.presets import QUICK
 
@@ -106,7 +106,7 @@ def plan_memory(request: MemoryRequest) -> MemoryPlan:
     Raises what `plan.planned` raises, `UsageError` for a limit that makes no sense, `DoesNotFit`
     where the weights alone, or a cell's cache, exceed what there is.
     """
-    info = inspect(request.model)
+    info = model_info(request.model)
     contexts = (None,) if request.fit else request.contexts
     plans = tuple(
         planned(_decode_request(request, context, batch), info)

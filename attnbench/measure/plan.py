@@ -137,7 +137,7 @@ def planned(request: DecodeRequest, info: ModelInfo | None = None) -> Plan:
     device = _device(request.device)
     facts = device_facts(device)
     _check_threads(request.threads, facts)
-    info = info or inspect(request.model)
+    info = info or model_info(request.model)
     context = _context(request, info)
     dtype = request.dtype or ("bfloat16" if device == "cuda" else "float32")
     cells = _cells(request, device)
@@ -160,6 +160,18 @@ def planned(request: DecodeRequest, info: ModelInfo | None = None) -> Plan:
         cache_bytes=token_bytes(info, request.batch, dtype) * (context + SPARE_ROWS),
         known=known,
     )
+
+
+def model_info(spec: str) -> ModelInfo:
+    """Facts of a model; raises `ModelError`, and `UsageError` for the file of a method."""
+    file, _, name = spec.partition(":")
+    if file.endswith(".py") and not Path(file).is_dir():
+        raise UsageError(
+            f"{spec} is Python source, not a model",
+            hint=f"a method that is defined there is `--method {file}:{name or 'Class'}`; --model "
+            "takes a hub id, a folder, a .gguf file, preset:NAME or embedded",
+        )
+    return inspect(spec)
 
 
 def check_request(request: DecodeRequest) -> None:

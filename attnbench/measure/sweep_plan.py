@@ -8,9 +8,15 @@ from dataclasses import dataclass, replace
 from attnbench.errors import DoesNotFit, UsageError
 from attnbench.measure.estimate import between_places_s, minutes
 from attnbench.measure.layout import cell_of
-from attnbench.measure.plan import DecodeRequest, Plan, check_fit, check_request, planned
+from attnbench.measure.plan import (
+    DecodeRequest,
+    Plan,
+    check_fit,
+    check_request,
+    model_info,
+    planned,
+)
 from attnbench.measure.tasks import ArmFailure
-from attnbench.models.sources import inspect
 from attnbench.protocol.cell import Cell
 
 
@@ -55,7 +61,7 @@ def plan_sweep(
     """
     plans, unfit, refusals = [], [], []
     check_request(replace(request, batch=places[0][1]))
-    info = inspect(request.model)
+    info = model_info(request.model)
     for context, batch in dict.fromkeys(places):
         plan = planned(replace(request, context=context, batch=batch), info)
         try:

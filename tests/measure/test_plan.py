@@ -51,6 +51,15 @@ def test_a_bare_run_holds_every_exact_arm_a_quantised_a_sparse_one_and_the_ceili
     assert not any(arm.asked_for for arm in found.arms)
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("half.py", "half.py:Class"), ("my/half.py:Half", "my/half.py:Half")]
+)
+def test_the_file_of_a_method_in_the_place_of_a_model_is_told_where_it_belongs(given, meant):
+    with pytest.raises(UsageError, match="not a model") as caught:
+        plan_decode(request(model=given))
+    assert f"`--method {meant}`" in caught.value.hint
+
+
 def test_without_a_gpu_a_run_is_float32_eager_on_the_cpu():
     found = plan_decode(request())
     assert (found.device, found.dtype, found.cells) == (
