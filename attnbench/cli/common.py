@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
 from attnbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,11 +38,19 @@ def console() -> Console:
 
 
 def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers between commas; raises `UsageError` for anything else."""
+    """Whole numbers between commas, each once; one that is named again is said to be left out.
+
+    Raises `UsageError` for anything else.
+    """
     try:
-        return tuple(dict.fromkeys(int(part) for part in text.split(",")))
+        named = [int(part) for part in text.split(",")]
     except ValueError:
         raise UsageError(
             f"{option} {text} is no list of whole numbers",
             hint=f"{option} 4, or with commas {option} 1,4",
         ) from None
+    once = tuple(dict.fromkeys(named))
+    if again := [str(number) for number in once if named.count(number) > 1]:
+        said = f"{option} names {' and '.join(again)} more than once, which is measured once"
+        typer.echo(f"note: {said}", err=True)
+    return once

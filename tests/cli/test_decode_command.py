@@ -16,6 +16,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from attnbench.cli.common import numbers
 from attnbench.ledger import Kind, Ledger, Record, verify
 from attnbench.measure import workers
 from tests.models.tiny import COMMON, VOCAB, build
@@ -272,6 +273,13 @@ def test_bad_input_is_an_error_with_a_way_out_and_nothing_is_recorded(
     assert said in done.err
     assert done.out == ""
     assert not place.ledger.path.exists()
+
+
+def test_a_number_that_is_named_twice_is_said_to_be_measured_once(capsys):
+    assert numbers("--ctx", "256,512,256") == (256, 512)
+    assert "note: --ctx names 256 more than once" in capsys.readouterr().err
+    assert numbers("--ctx", "256,512") == (256, 512)
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [(), ("--plan",), ("--plan", "--model", "no/such.gguf")])
