@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NO_POWER = "no-power"  # the gates' reason: a method that does not attend would do as well
 OPEN = ("INCONCLUSIVE", "VOID")
 CYCLES_APART = 0.01  # of the ratio of times: below it cycles and time say the same
+DIVIDED_APART = 0.01  # of the speed-up: below it the columns of times say the same
 LONGEST = 160  # characters of a failure; all of it is in the ledger
 
 
@@ -67,12 +68,37 @@ def _of_baseline(results: Sequence[ArmResult], *, absolute: bool) -> Iterator[st
     why = "named by the protocol" if named else "the fastest exact arm of the pilot"
     which = f"{baseline.method} (A, {why})"
     yield f"speed-up: time of {which} over the arm's."
+    if absolute:
+        yield from _of_division(results, baseline)
     floor = baseline.floor
     if absolute and floor is not UNSET:
         yield (
             f"× floor: over the time to read the step's bytes at {floor.bandwidth_gb_s:,.0f} GB/s, "
             f"measured in the same sessions; {floor.ms:.3f} ms for A{_bytes(floor)}."
         )
+
+
+def _of_division(results: Sequence[ArmResult], baseline: ArmResult) -> Iterator[str]:
+    """Where the two columns of times, divided, are not the speed-up between them."""
+    apart = {
+        marked(result): quotient
+        for result in results
+        if result.ratio is not UNSET
+        and (quotient := _quotient(baseline, result)) is not None
+        and abs(quotient / result.ratio.estimate - 1) > DIVIDED_APART
+    }
+    if apart:
+        named = ", ".join(f"{arm} {quotient:.3f}×" for arm, quotient in apart.items())
+        yield (
+            f"A's ms/step over the arm's is {named}: ms/step is a median over all steps, a "
+            "speed-up the mean of ratios within blocks."
+        )
+
+
+def _quotient(baseline: ArmResult, result: ArmResult) -> float | None:
+    if baseline.latency_ms is UNSET or result.latency_ms is UNSET:
+        return None
+    return baseline.latency_ms["median"] / result.latency_ms["median"]
 
 
 def _bytes(floor: Floor) -> str:

@@ -12,6 +12,7 @@ from attnbench.measure.plan import PlannedArm
 from attnbench.methods.base import Family
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.result import Energy, Interval
+from attnbench.report.decode_notes import notes
 from attnbench.report.decode_table import decode_table
 from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, broke
 from tests.measure.planned import ARMS, EAGER, INT8, MATH, SDPA, SINK, ZERO, plan
@@ -230,6 +231,21 @@ def test_cycles_are_told_where_they_and_time_differ_by_more_than_a_hundredth(mea
     found = [line for line in lines if "SM cycles" in line]
     assert bool(found) is said
     assert all(line.startswith(f"{INT8.label}: {1 / cycles.estimate:.3f} of A's") for line in found)
+
+
+@pytest.mark.parametrize(("apart", "said"), [(1.02, True), (0.98, True), (1.005, False)])
+def test_it_is_told_where_the_times_of_the_columns_do_not_divide_to_the_speed_up(
+    measured, apart, said
+):
+    baseline, arm = (next(r for r in measured if r.arm == a) for a in (SDPA.label, INT8.label))
+    ms = baseline.latency_ms["median"] / arm.ratio.estimate / apart
+    others = [result for result in measured if result.arm != INT8.label]
+    lines = notes([*others, replace(arm, latency_ms={"median": ms})])
+    found = [line for line in lines if "ms/step over the arm's is" in line]
+    assert bool(found) is said
+    assert all(f"{INT8.label} {arm.ratio.estimate * apart:.3f}×: " in line for line in found)
+    hidden = notes([*others, replace(arm, latency_ms={"median": ms})], absolute=False)
+    assert not any("ms/step" in line for line in hidden)
 
 
 def test_every_cell_is_a_table_with_its_title():
