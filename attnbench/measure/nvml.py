@@ -85,7 +85,7 @@ def _asked(api: Any, question: Callable[[], Any]) -> Any:
     try:
         return question()
     except api.NVMLError as error:
-        meaning = _MEANINGS.get(getattr(error, "value", None), "its driver does not answer")
+        meaning = _MEANINGS.get(getattr(error, "value", 0), "its driver does not answer")
         raise Unsupported(
             f"there is no GPU here that can be measured: {meaning} (NVML: "
             f"{str(error).removeprefix('NVML ')})",
