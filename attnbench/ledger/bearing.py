@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from attnbench.ledger.folding import OPENED, State, fold
+from attnbench.ledger.folding import OPENED, State, fold, judged_by
 from attnbench.ledger.record import Envelope, Kind, Record
 from attnbench.ledger.survey import Survey, survey
 
@@ -23,7 +24,7 @@ def standing(walk: Survey[Any], records: Sequence[Record], *, citing: bool = Fal
     remarks = walk.records(walk.remarks)
     bearing = {record.seq: record for record in (*records, *remarks)}
     if any(record.kind is Kind.RETRACTION for record in remarks):
-        bearing |= _ancestors(walk, records)
+        bearing |= _ancestors(walk, records, _baselines(remarks))
     opened = [record for record in records if _is_opening(record)]
     asked = {record.id for record in (records if citing else opened)}
     bearing |= _by_seq(walk.records(_children(walk, asked)))
@@ -34,9 +35,11 @@ def standing(walk: Survey[Any], records: Sequence[Record], *, citing: bool = Fal
 
 def descendants(walk: Survey[Any], roots: Collection[str]) -> frozenset[str]:
     """The ids of all records that derive from one of `roots`, over any number of steps."""
+    judged = _judged(walk.records(walk.remarks))
     found, new = set(roots), set(roots)
     while new:
-        new = {walk.id_of(seq) for seq in _children(walk, new)} - found
+        citing = {walk.id_of(seq) for seq in _children(walk, new)}
+        new = citing.union(*(judged[id] for id in new & judged.keys())) - found
         found |= new
     return frozenset(found - set(roots))
 
@@ -71,12 +74,36 @@ def _children(walk: Survey[Any], ids: Collection[str]) -> list[int]:
     return [seq for seq, cites in walk.links() if not wanted.isdisjoint(_listed(cites))]
 
 
-def _ancestors(walk: Survey[Any], records: Iterable[Record]) -> dict[int, Record]:
+def _judged(remarks: Iterable[Record]) -> dict[str, set[str]]:
+    """What a record that was ever retracted was the baseline of, by its id."""
+    judged: defaultdict[str, set[str]] = defaultdict(set)
+    for remark in remarks:
+        if remark.kind is Kind.RETRACTION:
+            judged[str(remark.body.get("target", ""))].update(judged_by(remark))
+    return dict(judged)
+
+
+def _baselines(remarks: Iterable[Record]) -> dict[str, set[str]]:
+    """The same by what was judged: its baselines that were ever retracted."""
+    baselines: defaultdict[str, set[str]] = defaultdict(set)
+    for target, ids in _judged(remarks).items():
+        for id in ids:
+            baselines[id].add(target)
+    return dict(baselines)
+
+
+def _ancestors(
+    walk: Survey[Any], records: Iterable[Record], baselines: Mapping[str, Collection[str]]
+) -> dict[int, Record]:
     """All that `records` derive from, over any number of steps, by number."""
     found: dict[int, Record] = {}
     new = list(records)
     while new:
-        citing = {id: record.seq for record in new for id in record.cites}
+        citing = {
+            id: record.seq
+            for record in new
+            for id in (*record.cites, *baselines.get(record.id, ()))
+        }
         new = walk.records(seq for seq in walk.numbers(citing) if seq not in found)
         found |= _by_seq(new)
     return found

@@ -4,7 +4,8 @@ A record is never changed, so its standing follows from what was appended after 
 
 - a `retraction` takes its target (`body.target`) out; a `reinstatement` brings it back; of several,
   the last one counts;
-- whatever derives from a retracted record through `cites`, over any number of steps, is tainted;
+- whatever derives from a retracted record, over any number of steps, is tainted: what cites it,
+  and what its retraction names as judged by it (`body.baseline_of`), which cites sessions alone;
 - a `correction` or a `concern` stays beside its target and changes nothing about it;
 - a `session` that was opened and neither closed, aborted nor failed is abandoned (or still runs:
   the log cannot tell), also where a session of the same name was opened again later;
@@ -58,7 +59,7 @@ def fold(records: Iterable[Record]) -> State:
     cited_by = _cited_by(known)
     remarks = _remarks(known)
     retracted_by = _retracted_by(known)
-    tainted_by = _tainted_by(retracted_by, cited_by)
+    tainted_by = _tainted_by(retracted_by, _heirs(known, retracted_by, cited_by))
     statuses = {record.id: _status(record.id, retracted_by, tainted_by) for record in known}
     return State(statuses, retracted_by, tainted_by, cited_by, remarks, _abandoned(known))
 
@@ -101,21 +102,40 @@ def _retracted_by(records: Iterable[Record]) -> dict[str, str]:
     return retracted
 
 
+def judged_by(retraction: Record) -> tuple[str, ...]:
+    """The ids of the results that the target of a retraction was the baseline of."""
+    return tuple(map(str, retraction.body.get("baseline_of", ())))
+
+
+def _heirs(
+    records: Iterable[Record],
+    retracted_by: Mapping[str, str],
+    cited_by: Mapping[str, tuple[str, ...]],
+) -> dict[str, tuple[str, ...]]:
+    """What derives from each record in one step."""
+    heirs = dict(cited_by)
+    for record in records:
+        target = _target(record)
+        if retracted_by.get(target) == record.id:
+            heirs[target] = (*heirs.get(target, ()), *judged_by(record))
+    return heirs
+
+
 def _tainted_by(
-    retracted: Iterable[str], cited_by: Mapping[str, tuple[str, ...]]
+    retracted: Iterable[str], heirs: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
     roots: defaultdict[str, list[str]] = defaultdict(list)
     for root in retracted:
-        for id in _descendants(root, cited_by):
+        for id in _descendants(root, heirs):
             roots[id].append(root)
     return {id: tuple(origins) for id, origins in roots.items()}
 
 
-def _descendants(root: str, cited_by: Mapping[str, tuple[str, ...]]) -> set[str]:
+def _descendants(root: str, heirs: Mapping[str, tuple[str, ...]]) -> set[str]:
     found: set[str] = set()
     waiting = [root]
     while waiting:
-        new = set(cited_by.get(waiting.pop(), ())) - found
+        new = set(heirs.get(waiting.pop(), ())) - found
         found |= new
         waiting.extend(new)
     return found - {root}

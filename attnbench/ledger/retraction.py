@@ -1,6 +1,8 @@
 """Taking a record back, and bringing it back: it stays in the ledger, and so does what was said.
 
-What derives from a retracted record is tainted, and no longer so once that is reinstated.
+What derives from a retracted record is tainted, and no longer so once that is reinstated. Results
+that were judged by a retracted baseline derive from it without a citation: its retraction names
+them.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from attnbench.ledger.book import Ledger
 from attnbench.ledger.canonical import Json
 from attnbench.ledger.faults import Refused
 from attnbench.ledger.folding import State
-from attnbench.ledger.lookup import find_record, matching
+from attnbench.ledger.lookup import find_record, is_of_an_arm, matching, results_of
 from attnbench.ledger.record import Kind, Record
 from attnbench.ledger.survey import Survey
 
@@ -58,6 +60,8 @@ def retract(
         raise Refused("a retraction needs a reason", hint=f"Say --reason REASON: {known}.")
     _require_note(note, "a retraction needs a note", "Say in --note what was wrong.")
     body: dict[str, Json] = {"target": record.id, "reason": reason.value, "note": note}
+    if judged := _judged_by(ledger, record):
+        body["baseline_of"] = judged
     return ledger.append(Kind.RETRACTION, body | _evidence(evidence))
 
 
@@ -87,6 +91,25 @@ def _found(ledger: Ledger, named: str) -> tuple[Record, State]:
     walk, records = matching(ledger.path, named)
     record = find_record(records, named)
     return record, standing(walk, [record])
+
+
+def _judged_by(ledger: Ledger, record: Record) -> list[Json]:
+    """The ids of the results whose speed-up is over this one: those of its run and cell, where it
+    is of the baseline, or of A′, which says whether the baseline can be told from itself.
+
+    They cite the sessions, which still count, so that only the retraction can name them.
+    """
+    body = record.body
+    is_baseline = str(body.get("arm")).removesuffix("#2") == body.get("baseline")
+    if not (is_of_an_arm(record) and is_baseline and body.get("run")):
+        return []
+    run = str(body["run"])
+    _, records = matching(ledger.path, run)
+    return [
+        other.id
+        for other in results_of(records, run)
+        if other.id != record.id and other.body.get("cell") == body.get("cell")
+    ]
 
 
 def _instead(record: Record) -> str:

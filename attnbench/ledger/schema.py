@@ -32,12 +32,13 @@ _ENVELOPE: Mapping[str, Any] = {
 
 
 class Retraction(msgspec.Struct):
-    """A record no longer counts: it, and why."""
+    """A record no longer counts: it, and why; and the results that it was the baseline of."""
 
     target: str
     reason: Reason
     note: str
     evidence: str | UnsetType = UNSET
+    baseline_of: tuple[str, ...] | UnsetType = UNSET
 
 
 class Reinstatement(msgspec.Struct):

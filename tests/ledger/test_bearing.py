@@ -41,7 +41,10 @@ def grow(ledger: Ledger, steps: list[tuple[str, list[int]]]) -> None:
             "open": (Kind.SESSION, session_body("aa", "opened", name)),
             "end": (Kind.SESSION, session_body("aa", "closed", name)),
             "loose end": (Kind.SESSION, session_body("aa", "failed", name)),
-            "retract": (Kind.RETRACTION, {"target": chosen[0] if chosen else ""}),
+            "retract": (
+                Kind.RETRACTION,
+                {"target": chosen[0] if chosen else "", "baseline_of": chosen[1:]},
+            ),
             "reinstate": (Kind.REINSTATEMENT, {"target": chosen[0] if chosen else ""}),
             "concern": (Kind.CONCERN, {"target": chosen[0] if chosen else ""}),
         }[what]

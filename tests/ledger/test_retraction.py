@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from attnbench.errors import Exit
-from attnbench.ledger import Kind, Reason, Status, fold, reinstate, retract
+from attnbench.ledger import Kind, Reason, Record, Status, fold, reinstate, retract
 from attnbench.ledger.faults import Refused, UnknownRecord
-from tests.ledger.samples import record_run
+from tests.ledger.samples import cell, record_run, result_body
 
 WHY = (Reason.ENVIRONMENT, "the fan had stopped")
 
@@ -78,3 +78,47 @@ def test_both_need_a_note(ledger, note):
     retract(ledger, closed.id, *WHY)
     with pytest.raises(Refused, match="needs a note"):
         reinstate(ledger, closed.id, note)
+
+
+def measured(ledger, run: str) -> dict[str, Record]:
+    """A run of two cells, each with the baseline pair and two other arms that cite one session."""
+    closed, _ = record_run(ledger, run, arm="other", baseline="sdpa", cell=cell(context=1))
+    arms = ("sdpa", "sdpa#2", "int8_kv", "zero_cost")
+    for context in (512, 1024):
+        for arm in arms:
+            body = result_body(run, arm, baseline="sdpa", cell=cell(context=context))
+            ledger.append(Kind.RESULT, body, cites=[closed.id])
+    last = [r for r in ledger.records() if r.kind is Kind.RESULT][-len(arms) :]
+    return {record.body["arm"]: record for record in last}
+
+
+@pytest.mark.parametrize("arm", ["sdpa", "sdpa#2"])
+def test_results_that_were_judged_by_a_retracted_baseline_are_tainted_in_its_cell_alone(
+    ledger, arm
+):
+    before = measured(ledger, "aa")
+    claim = ledger.append(Kind.CLAIM, {}, cites=[before["int8_kv"].id])
+    apart = ledger.append(Kind.CLAIM, {})
+    retract(ledger, before[arm].id, Reason.WRONG_BASELINE, "SDPA ran in math")
+    state = fold(ledger.records())
+    others = [record.id for name, record in before.items() if name != arm]
+    fallen = {id for id, status in state.statuses.items() if status is Status.TAINTED}
+    assert fallen == {*others, claim.id}
+    assert state.tainted_by[claim.id] == (before[arm].id,)
+    assert state.statuses[apart.id] is Status.LIVE
+    reinstate(ledger, before[arm].id, "it had not")
+    assert set(statuses(ledger).values()) == {Status.LIVE}
+
+
+def test_an_arm_that_nothing_was_judged_by_taints_no_other_result(ledger):
+    arms = measured(ledger, "aa")
+    measured(ledger, "ab")
+    retraction = retract(ledger, arms["int8_kv"].id, *WHY)
+    assert "baseline_of" not in retraction.body
+    assert [s for s in statuses(ledger).values() if s is not Status.LIVE] == [Status.RETRACTED]
+
+
+def test_what_was_measured_again_after_a_retraction_is_not_tainted_by_it(ledger):
+    retract(ledger, measured(ledger, "aa")["sdpa"].id, *WHY)
+    again = measured(ledger, "aa")
+    assert {statuses(ledger)[record.id] for record in again.values()} == {Status.LIVE}
