@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,29 +55,36 @@ class Ledger:
         """
         return self._place(self._draft(kind, body, cites))
 
-    def adopt(self, record: Record) -> Record:
+    def adopt(self, records: Iterable[Record]) -> None:
         """Append what another ledger recorded, as it is; only its place becomes this ledger's.
 
-        Raises what `append` raises.
+        All of it is written and synced at once, or none. Raises what `append` raises.
         """
-        return self._place(
-            draft(
-                record.kind,
-                record.body,
-                record.cites,
-                utc=record.utc,
-                nonce=record.nonce,
-                tool=record.tool,
-                commit=record.commit,
+        self._place(
+            *(
+                draft(
+                    record.kind,
+                    record.body,
+                    record.cites,
+                    utc=record.utc,
+                    nonce=record.nonce,
+                    tool=record.tool,
+                    commit=record.commit,
+                )
+                for record in records
             )
         )
 
-    def _place(self, entry: Draft) -> Record:
+    def _place(self, *entries: Draft) -> Record:
+        """Give each its place, in one write; returns the last one."""
         with locked_for_append(self.path) as fd:
             size = os.fstat(fd).st_size
-            line = seal(entry, self._head(fd, size))
-            record = unseal(line[:-1])
-            write_whole(fd, line, size)
+            head, lines = self._head(fd, size), []
+            for entry in entries:
+                lines.append(seal(entry, head))
+                record = unseal(lines[-1][:-1])
+                head = _after(record)
+            write_whole(fd, b"".join(lines), size)
         return record
 
     def replace_tail(

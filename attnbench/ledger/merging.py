@@ -13,7 +13,10 @@ from typing import Any
 from attnbench.errors import UsageError
 from attnbench.ledger.blobs import refs_of
 from attnbench.ledger.book import Ledger
-from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.record import Envelope, Kind, Record, content
+from attnbench.ledger.survey import Survey, survey
+
+BATCH = 500  # records that are held, and written and synced together
 
 
 @dataclass(frozen=True)
@@ -34,19 +37,33 @@ def merge(ledger: Ledger, other: Path) -> Merged:
     source = Ledger(other)
     if other.resolve() == ledger.path.resolve():
         raise UsageError(f"{other} is this ledger", hint="Name another machine's.")
-    records = list(source.records())
-    if not records:
+    walk = survey(other, Samples())
+    if not walk:
         raise UsageError(f"{other} has no records", hint="There is nothing to take over.")
-    known = {record.id for record in ledger.records()} if ledger.path.exists() else set()
-    new = [record for record in records if record.id not in known]
-    for ref in (ref for record in new for ref in refs_of(record.body)):
+    new = _unknown(walk, ledger.path)
+    wanted = set(new)
+    for ref in (ref for seq, refs in walk.finds if seq in wanted for ref in refs):
         ledger.put_blob(source.get_blob(ref))
-    for record in new:
-        ledger.adopt(record)
-    last = records[-1]
+    for start in range(0, len(new), BATCH):
+        ledger.adopt(walk.records(new[start : start + BATCH]))
+    (last,) = walk.records([len(walk)])
     if new:
         ledger.append(Kind.CHECKPOINT, _said(last, len(new)))
-    return Merged(added=len(new), known=len(records) - len(new), origin=last.origin)
+    return Merged(added=len(new), known=len(walk) - len(new), origin=last.origin)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A look that reads every line in full, for the raw samples that it names."""
+
+    def __call__(self, text: bytes, about: Envelope) -> tuple[str, ...] | None:
+        return refs_of(content(text, about)["body"]) or None
+
+
+def _unknown(walk: Survey[tuple[str, ...]], path: Path) -> list[int]:
+    """The numbers of the lines whose records are not in the ledger at `path`."""
+    known = set(survey(path, Samples()).all_ids()) if path.exists() else set()
+    return [seq for seq, id in enumerate(walk.all_ids(), start=1) if id not in known]
 
 
 def _said(last: Record, added: int) -> dict[str, Any]:

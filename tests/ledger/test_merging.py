@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from attnbench.errors import LedgerError, UsageError
-from attnbench.ledger import Kind, Ledger, fold, merge, retract, verify
+from attnbench.ledger import Kind, Ledger, fold, merge, merging, retract, storage, verify
 from attnbench.ledger.retraction import Reason
 
 
@@ -28,6 +28,27 @@ def test_records_keep_id_time_and_citations_and_get_a_place_in_this_chain(three,
     assert [(r.utc, r.nonce, r.cites) for r in taken] == [(r.utc, r.nonce, r.cites) for r in theirs]
     assert {r.origin for r in after} == {before[0].origin}
     assert verify(three.path).exit_code == 0
+
+
+@pytest.mark.parametrize("batch", [1, 2, 100])
+def test_records_are_taken_a_batch_at_a_time_and_never_all_read(three, other, monkeypatch, batch):
+    for number in range(5):
+        other.append(Kind.CLAIM, {"number": number})
+    theirs = list(other.records())
+    monkeypatch.setattr(merging, "BATCH", batch)
+    with monkeypatch.context() as patch:
+        patch.delattr(Ledger, "records")
+        assert merge(three, other.path).added == 7
+    assert [r.id for r in three.records()][3:-1] == [r.id for r in theirs]
+    assert verify(three.path).is_sound
+
+
+def test_a_batch_that_does_not_fit_on_the_disk_leaves_nothing_of_itself(three, other, monkeypatch):
+    before = three.path.read_bytes()
+    monkeypatch.setattr(storage.os, "write", lambda fd, data: len(data) - 1)
+    with pytest.raises(LedgerError, match="bytes were written"):
+        merge(three, other.path)
+    assert three.path.read_bytes() == before
 
 
 def test_samples_come_along(three, other):
