@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -31,7 +31,9 @@ from attnbench.errors import Exit, UsageError
 from attnbench.ledger import Json, Kind, Ledger, Record, State, fold
 from attnbench.ledger.canonical import canonical_bytes
 from attnbench.ledger.promises import is_opening
+from attnbench.ledger.record import Envelope
 from attnbench.ledger.source import TOOL, source_commit
+from attnbench.ledger.survey import Survey, survey
 from attnbench.measure.appraised import rejudged
 from attnbench.measure.injected import full_layers, injected_by
 from attnbench.measure.recorded import RecordedRun, Unreadable, place_of, sent_by
@@ -113,37 +115,74 @@ class Recomputed:
 
 
 def recompute(ledger: Ledger) -> Recomputed:
-    """Build every result again. Raises what reading the ledger raises, and BadBlob."""
-    records = list(ledger.records())
-    by_id = {record.id: record for record in records}
-    promised = {str(r.body["file_sha256"]): r for r in registrations(records)}
-    state = fold(records)
+    """Build every result again, those of one run at a time.
+
+    Raises what reading the ledger raises, and BadBlob.
+    """
+    walk = survey(ledger.path, Wanted())
+    remarks = walk.records(walk.remarks)
+    state, corrections = fold(remarks), {r.id for r in remarks if r.kind is Kind.CORRECTION}
+    promises = {r.id: r for r in walk.records(_of_kind(walk, Kind.REGISTRATION))}
+    promised = {str(r.body["file_sha256"]): r for r in registrations(promises.values())}
     checked: list[Rechecked] = []
-    for results in _by_sessions(records):
-        rebuilt, why = _rebuilt_or_why(ledger, results, by_id, promised)
+    for seqs in _by_sessions(walk):
+        results = walk.records(seqs)
+        behind = _behind(walk, results[0], promises)
+        rebuilt, why = _rebuilt_or_why(ledger, results, behind, promised)
         checked += (
-            _rechecked(record, rebuilt, why, _settled_by(record, state, by_id))
+            _rechecked(record, rebuilt, why, _settled_by(record, state, corrections))
             for record in results
         )
     return Recomputed(tuple(sorted(checked, key=lambda each: each.seq)))
 
 
-def _by_sessions(records: Iterable[Record]) -> Iterable[list[Record]]:
-    """The results that rest on the same sessions, which were judged together."""
-    runs: defaultdict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        if record.kind is Kind.RESULT:
-            runs[record.cites].append(record)
+@dataclass(frozen=True)
+class Wanted:
+    """A look for results and registrations."""
+
+    def __call__(self, _text: bytes, about: Envelope) -> Kind | None:
+        return _WANTED.get(about.kind)
+
+
+_WANTED = {kind.value.encode(): kind for kind in (Kind.RESULT, Kind.REGISTRATION)}
+
+
+def _of_kind(walk: Survey[Kind], kind: Kind) -> list[int]:
+    return [seq for seq, what in walk.finds if what is kind]
+
+
+def _by_sessions(walk: Survey[Kind]) -> Iterable[list[int]]:
+    """The results that rest on the same sessions, which were judged together, by number."""
+    results = frozenset(_of_kind(walk, Kind.RESULT))
+    cited = {seq: cites for seq, cites in walk.links() if seq in results}
+    runs: defaultdict[bytes, list[int]] = defaultdict(list)
+    for seq in sorted(results):
+        runs[cited.get(seq, b"")].append(seq)
     return runs.values()
 
 
-def _settled_by(record: Record, state: State, by_id: Mapping[str, Record]) -> tuple[str, ...]:
-    remarks = state.remarks.get(record.id, ())
-    corrections = [
-        id for id in remarks if by_id[id].kind is Kind.CORRECTION and id not in state.retracted_by
+def _behind(
+    walk: Survey[Kind], result: Record, promises: Mapping[str, Record]
+) -> dict[str, Record]:
+    """What a result cites and what that cites, as far as it is in this ledger, by id.
+
+    Promises are known already: they may lie far before, where to look for them takes long.
+    """
+    near = {id: result.seq for id in result.cites if id not in promises}
+    cited = walk.records(walk.numbers(near))
+    citing = {id: record.seq for record in cited for id in record.cites if id not in promises}
+    found = (*walk.records(walk.numbers(citing)), *cited)
+    return {**promises, **{record.id: record for record in found}}
+
+
+def _settled_by(record: Record, state: State, corrections: Collection[str]) -> tuple[str, ...]:
+    standing = [
+        id
+        for id in state.remarks.get(record.id, ())
+        if id in corrections and id not in state.retracted_by
     ]
     retraction = state.retracted_by.get(record.id)
-    return (*corrections, *([retraction] if retraction else []))
+    return (*standing, *([retraction] if retraction else []))
 
 
 _Bodies = Mapping[tuple[str, ...], Mapping[str, Any]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -281,10 +282,10 @@ class RecordedPlace:
 
 def sent_by(ledger: Ledger, closed: Record) -> TaskResult:
     """What a worker sent, from the blob that its closing record names."""
-    data = gzip.decompress(ledger.get_blob(str(closed.body["samples"])))
+    data = ledger.get_blob(str(closed.body["samples"]))
     try:
-        result: TaskResult = msgspec.json.decode(data, type=TaskResult)
-    except msgspec.MsgspecError as error:
+        result: TaskResult = msgspec.json.decode(gzip.decompress(data), type=TaskResult)
+    except (msgspec.MsgspecError, OSError, EOFError, zlib.error) as error:
         raise Unreadable(
             f"the samples of {closed.id[:12]} have another form: {error}", hint=_HINT
         ) from None

@@ -11,6 +11,7 @@ import pytest
 from attnbench.errors import Exit, LedgerError
 from attnbench.ledger import Kind, Ledger, Reason, Record, reinstate, retract
 from attnbench.ledger.canonical import canonical_bytes
+from attnbench.ledger.survey import Survey
 from attnbench.measure import recompute as module
 from attnbench.measure.calibrating import Calibrator
 from attnbench.measure.calibration_plan import plan_calibration
@@ -251,11 +252,33 @@ def test_a_result_without_its_sessions_or_from_samples_of_another_form_is_unread
     closing = next(r for r in ledger.records() if r.id == honest.cites[0])
     other = ledger.append(Kind.SESSION, {**closing.body, "samples": odd}, cites=closing.cites)
     unread = ledger.append(Kind.RESULT, dict(honest.body), cites=[other.id])
+    raw = {**closing.body, "samples": ledger.put_blob(b"no archive")}
+    third = ledger.append(Kind.SESSION, raw, cites=closing.cites)
+    torn = ledger.append(Kind.RESULT, dict(honest.body), cites=[third.id])
     found = {each.id: each for each in recompute(ledger).results}
     assert "not in this ledger" in found[lost.id].why
     assert "another form" in found[unread.id].why
+    assert "another form" in found[torn.id].why
     assert found[lost.id].outcome is found[unread.id].outcome is Outcome.UNREADABLE
     assert found[honest.id].outcome is Outcome.SAME
+
+
+def test_a_run_at_a_time_is_read_and_never_all_records(ledger, monkeypatch):
+    for _ in range(2):
+        run(ledger, FakeWorkers())
+    read = []
+    real = Survey.records
+
+    def counted(self, seqs):
+        found = real(self, seqs)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(Survey, "records", counted)
+    monkeypatch.delattr(Ledger, "records")
+    assert {each.outcome for each in recompute(ledger).results} == {Outcome.SAME}
+    per_run = sum(1 for _ in ledger.path.open()) // 2
+    assert 0 < max(read) < per_run
 
 
 def test_nothing_is_recorded(ledger):
