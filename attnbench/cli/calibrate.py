@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attnbench.cli.common import console, require_appendable, require_sound
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath, ShowPlan
 from attnbench.errors import UsageError
 from attnbench.protocol.cell import Mode, Scope
 
@@ -110,13 +111,9 @@ def calibrate(
             "needs no device.",
         ),
     ] = "",
-    ledger: Annotated[
-        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-    ] = Path("ledger/ledger.jsonl"),
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Show arms, memory and minutes; run nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    ledger: LedgerPath = DEFAULT,
+    plan: ShowPlan = False,
+    as_json: AsJson = False,
 ) -> None:
     """Learn what this machine can tell apart: A/A runs, and slow-downs of known size.
 

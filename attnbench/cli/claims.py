@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from attnbench.cli import claims_views as views
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 from attnbench.cli.tabular import show
 from attnbench.errors import UsageError
 from attnbench.ledger import Ledger, Record
@@ -31,12 +32,7 @@ app = typer.Typer(
 )
 
 ClaimsFolder = Annotated[Path, typer.Option("--claims", help="The folder with the claims' files.")]
-LedgerPath = Annotated[
-    Path, typer.Option("--ledger", envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 FOLDER = Path("protocols/claims")
-LEDGER = Path("ledger/ledger.jsonl")
 
 
 @app.command("list")
@@ -45,7 +41,7 @@ def list_claims(
     kind: Annotated[Kind | None, typer.Option(help="Only claims of this kind.")] = None,
     verdict: Annotated[Outcome | None, typer.Option(help="Only claims that stand so.")] = None,
     folder: ClaimsFolder = FOLDER,
-    path: LedgerPath = LEDGER,
+    path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """List every claim with the verdict that the ledger has of it so far.
@@ -77,7 +73,7 @@ def list_claims(
 def show_claim(
     key: Annotated[str, typer.Argument(help="A claim's key, as in DCR-18.")],
     folder: ClaimsFolder = FOLDER,
-    path: LedgerPath = LEDGER,
+    path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Print one claim: the statement, its figure, the rule, and every verdict on it.
@@ -94,7 +90,7 @@ def show_claim(
 
 @app.command("import")
 def import_into_ledger(
-    folder: ClaimsFolder = FOLDER, path: LedgerPath = LEDGER, as_json: AsJson = False
+    folder: ClaimsFolder = FOLDER, path: LedgerPath = DEFAULT, as_json: AsJson = False
 ) -> None:
     """Record every claim, with its rule, that the ledger does not hold as its file has it.
 
@@ -115,7 +111,7 @@ def adjudicate_claims(
         typer.Argument(metavar="[KEY]...", help="Claims; bare: all that need no machine."),
     ] = None,
     folder: ClaimsFolder = FOLDER,
-    path: LedgerPath = LEDGER,
+    path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Compute again what arithmetic decides, judge it by the imported rule, and record that.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from attnbench.cli.common import console, numbers, require_appendable
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath, ShowPlan
 from attnbench.errors import UsageError
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.quality.levels import Level
@@ -126,9 +127,7 @@ def decode(
         ),
     ] = "",
     seed: Annotated[int, typer.Option(help="Seed of schedule, tokens and noise.")] = 0,
-    ledger: Annotated[
-        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-    ] = Path("ledger/ledger.jsonl"),
+    ledger: LedgerPath = DEFAULT,
     breakdown: Annotated[
         bool,
         typer.Option("--breakdown", help="Show where the baseline's step goes, as a bar."),
@@ -140,10 +139,8 @@ def decode(
             help="Draw latency against context, with floors and ceilings, into a PNG, PDF or SVG.",
         ),
     ] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Show arms, memory and minutes; run nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    plan: ShowPlan = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure decode latency and KV memory of several methods, judge quality, decide, record.
 

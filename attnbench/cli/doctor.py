@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
+
 if TYPE_CHECKING:
     from attnbench.measure.doctor.examine import Examination
 
@@ -33,10 +35,8 @@ def doctor(
             help="Measure the read bandwidth too; takes up to 4 GiB and some seconds.",
         ),
     ] = False,
-    ledger: Annotated[
-        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-    ] = Path("ledger/ledger.jsonl"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    ledger: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
 ) -> None:
     """Say what would spoil a measurement on this machine, and the command that fixes it.
 

@@ -16,7 +16,7 @@ from attnbench.cli.diff_view import diff_json, show_diff
 from attnbench.cli.ledger_export import export
 from attnbench.cli.ledger_filters import Filters, parse_percent, parse_since, refuse_unknown
 from attnbench.cli.ledger_listing import listed
-from attnbench.cli.ledger_options import DEFAULT, AsJson, Evidence, LedgerPath
+from attnbench.cli.options import DEFAULT, AsJson, Evidence, LedgerPath
 from attnbench.cli.tabular import show
 from attnbench.errors import Exit, UsageError
 from attnbench.ledger.bearing import around, descendants, standing

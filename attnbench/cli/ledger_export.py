@@ -18,8 +18,8 @@ import typer
 
 from attnbench.cli.ledger_filters import Filters, parse_since
 from attnbench.cli.ledger_listing import BATCH, listed
-from attnbench.cli.ledger_options import DEFAULT, LedgerPath
 from attnbench.cli.ledger_views import standing
+from attnbench.cli.options import DEFAULT, LedgerPath
 from attnbench.errors import AttnbenchError, UsageError
 from attnbench.ledger import Kind, Record, State
 from attnbench.ledger.storage import explained

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbench.cli.common import console, numbers, require_appendable
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 from attnbench.errors import Exit, UsageError
 
 if TYPE_CHECKING:
@@ -61,13 +62,11 @@ def memory(
     device: Annotated[
         str, typer.Option(help="cuda or cpu.", show_default="cuda if there is one")
     ] = "",
-    ledger: Annotated[
-        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-    ] = Path("ledger/ledger.jsonl"),
+    ledger: LedgerPath = DEFAULT,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show arms, bytes and the limit; run nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the KV memory of several methods, or find the largest context that fits.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnbench.cli.options import AsJson
 from attnbench.cli.tabular import Grid, show
 from attnbench.cli.tune import tune
 
@@ -25,8 +26,6 @@ app = typer.Typer(
     """,
 )
 app.command("tune")(tune)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @app.command("list")

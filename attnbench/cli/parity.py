@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnbench.cli.options import AsJson
 from attnbench.cli.tabular import Grid, show
 from attnbench.errors import Exit
 
@@ -62,7 +63,7 @@ def parity(
     full: Annotated[
         bool, typer.Option("--full", help="All 56 shapes instead of a covering seven.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check methods and their kernels against their float64 references.
 

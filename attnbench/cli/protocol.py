@@ -10,6 +10,7 @@ import typer
 
 from attnbench.cli import protocol_views as views
 from attnbench.cli.common import require_appendable
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 from attnbench.cli.protocol_files import FOLDER, Folder, files_in, find, records_of
 from attnbench.cli.tabular import show
 from attnbench.errors import UsageError
@@ -31,12 +32,6 @@ app = typer.Typer(
     `attnbench run FILE`.
     """,
 )
-
-LedgerPath = Annotated[
-    Path, typer.Option("--ledger", envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-DEFAULT = Path("ledger/ledger.jsonl")
 
 
 @app.command("list")

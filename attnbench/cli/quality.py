@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from attnbench.cli.common import console, require_appendable
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 
 if TYPE_CHECKING:
     from attnbench.ledger import Ledger
@@ -67,13 +68,11 @@ def quality(
     ] = "",
     threads: Annotated[int, typer.Option(help="Threads on a CPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of text offsets, facts and random draws.")] = 0,
-    ledger: Annotated[
-        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-    ] = Path("ledger/ledger.jsonl"),
+    ledger: LedgerPath = DEFAULT,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show arms, text and minutes; run nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Judge what methods do to a trained model, by every quality gate, against SDPA.
 

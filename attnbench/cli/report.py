@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attnbench.cli.ledger_options import DEFAULT, AsJson, LedgerPath
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 from attnbench.errors import AttnbenchError
 
 if TYPE_CHECKING:

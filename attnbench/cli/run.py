@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 
 from attnbench.cli.common import console, require_appendable
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath, ShowPlan
 from attnbench.cli.protocol_files import FOLDER, Folder, find, records_of
 
 if TYPE_CHECKING:
@@ -43,13 +44,9 @@ def run(
         ),
     ] = False,
     folder: Folder = FOLDER,
-    ledger: Annotated[
-        Path, typer.Option(envvar="ATTNBENCH_LEDGER", help="The ledger file.")
-    ] = Path("ledger/ledger.jsonl"),
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Show arms, memory and minutes; run nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    ledger: LedgerPath = DEFAULT,
+    plan: ShowPlan = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run registered protocols, each to the verdict on its claim.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from attnbench.cli.options import AsJson
 from attnbench.cli.tabular import Grid, show
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def tune(
         typer.Option(help="Write the winners to this table, beside what it holds."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of caches, inputs and order.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Find the fastest kernel configuration in a grid of shapes, on this GPU.
 
