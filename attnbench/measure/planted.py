@@ -62,11 +62,12 @@ class Planted:
         self._bench.accept_cache(self._refill)
 
     def shown(self, before: tuple[Tap, ...], after: tuple[Tap, ...]) -> list[float]:
-        """By layer, the share of planted tokens that have influence in any head of their group;
-        the taps are of one step over each of the two caches, on the host."""
+        """By layer, the share of planted tokens that have influence, averaged over query heads: the
+        heads of a group may attend to other tokens. The taps are of one step over each of the two
+        caches, on the host."""
         even = 1 / (self._bench.cache.length.tokens + 1)
         return [
-            float(influential(one.out, other.out, layer, shape, even).any(dim=2).double().mean())
+            float(influential(one.out, other.out, layer, shape, even).double().mean())
             for one, other, layer, shape in zip(
                 before, after, self.layers, self._bench.tables.shapes, strict=True
             )

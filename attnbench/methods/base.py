@@ -117,11 +117,12 @@ class MethodLayer(ABC):
         """Proof that the method engaged in the last step; always holds `kept_share`.
 
         That is the number of rows whose values enter the output, over the number of tokens, the
-        newest included in both, averaged over sequences and heads: of a selection the attended
-        tokens, of a cache in fewer bits all of them. A row that stands for several tokens, such as
-        their mean, is one row: a method that merged tokens declares the rows it has left, and more
-        tokens than those have influence. It may then take from the exact cache no more than it
-        declares, and keep of its own no more than its share takes there (`integrity.OWN_SLACK`).
+        newest included in both, averaged over sequences and query heads: of a selection the
+        attended tokens, of a cache in fewer bits all of them. A row that stands for several tokens,
+        such as their mean, is one row: a method that merged tokens declares the rows it has left,
+        and more tokens than those have influence. It may then take from the exact cache no more
+        than it declares, and keep of its own no more than its share takes there
+        (`integrity.OWN_SLACK`).
         The share is the budget at which quality is compared with random tokens, and what the
         declared bytes must cover.
         """

@@ -6,6 +6,8 @@ rounds with them, has no reason to treat the token otherwise.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -43,25 +45,25 @@ def check_share(method: Method, dtype: torch.dtype, device: torch.device) -> Che
 
 
 def counted_shares(method: Method, trial: Trial) -> tuple[float, float]:
-    """Shares of tokens, the newest included as attended to, that have influence, and that have it
-    when they change after prefill."""
+    """Shares of tokens, the newest included, that have influence, and that have it when they change
+    after prefill."""
     clean = trial.first_output(method.layer(trial.shape))
-    counted = read = 0.0
+    step = trial.steps[0]
+    newest = replace(trial, steps=(replace(step, v=-step.v),))
+    counted = read = changed_share(clean, newest.first_output(method.layer(trial.shape)))
     for token in range(trial.case.tokens):
         negated = trial.with_negated(token)
-        counted += changed_share(clean, negated.first_output(method.layer(trial.shape)), trial)
+        counted += changed_share(clean, negated.first_output(method.layer(trial.shape)))
         layer, cache = prefilled(method, trial)
         cache.v[:, :, token].neg_()
-        read += changed_share(clean, next(trial.continued(layer, cache)), trial)
+        read += changed_share(clean, next(trial.continued(layer, cache)))
     tokens = trial.case.tokens + 1
-    return (counted + 1) / tokens, (read + 1) / tokens
+    return counted / tokens, read / tokens
 
 
-def changed_share(clean: Tensor, other: Tensor, trial: Trial) -> float:
-    """The share of KV heads of which some query head returned something else."""
-    changed = (other != clean).any(dim=-1)
-    group = trial.shape.group
-    return float(changed.view(-1, trial.shape.heads // group, group).any(dim=-1).double().mean())
+def changed_share(clean: Tensor, other: Tensor) -> float:
+    """The share of query heads that returned something else."""
+    return float((other != clean).any(dim=-1).double().mean())
 
 
 def own_share(layer: MethodLayer, cache: CacheView, trial: Trial) -> float:

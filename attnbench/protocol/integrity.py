@@ -31,7 +31,9 @@ LAST_STEP_RATIO, LAST_STEP_RATIO_OF_ONE = 1.5, 2.0
 # Of what the declared share of the exact cache takes: what an arm may keep of its own, room for new
 # tokens and workspaces included, where more tokens have influence than it declares.
 OWN_SLACK = 1.25
-LEAST_BYTES = 0.2  # of an exact row, for a token that is attended to: four bits and less overhead
+# Of each element of a token that is attended to: a cache of four bits has more, with its scales.
+LEAST_BITS = 3.2
+DTYPE_BITS = {"float32": 32, "float16": 16, "bfloat16": 16}
 
 
 REST_OF_STEP = -1  # in place of a layer: all that is not attention
@@ -52,11 +54,11 @@ class StepCheck(msgspec.Struct, frozen=True, kw_only=True):
 class Influence(msgspec.Struct, frozen=True, kw_only=True):
     """How many of `planted` tokens, at secret places, have influence; all scores being alike.
 
-    `counted` is their share over all layers, sequences and KV heads, the newest token included as
-    attended to; `least` that of the layer with fewest; `declared` what the method's witness says.
-    `read` is the share that the step itself takes from the exact cache: that has influence when it
-    changes after the arm was set up. `own` is what the arm keeps beside the exact cache, in bytes
-    over those of the exact cache.
+    `counted` is their share over all layers, sequences and query heads, the newest token included
+    as attended to; `least` that of the layer with fewest; `declared` what the method's witness
+    says. `read` is the share that the step itself takes from the exact cache: that has influence
+    when it changes after the arm was set up. `own` is what the arm keeps beside the exact cache, in
+    bytes over those of the exact cache.
     """
 
     planted: int
@@ -159,7 +161,8 @@ def _context_skipped(conduct: Conduct) -> str:
 
 def _false_witness(conduct: Conduct) -> str:
     least = min((seen.declared for seen in conduct.influence), default=0.0)
-    if conduct.read_bytes < LEAST_BYTES * least * conduct.exact_bytes:
+    least_bytes = LEAST_BITS / DTYPE_BITS[conduct.dtype] * conduct.exact_bytes
+    if conduct.read_bytes < least_bytes * least:
         return (
             f"its witness says that {least:.1%} of the tokens are attended to, but it says that "
             f"only {conduct.read_bytes:,} bytes are read of {conduct.exact_bytes:,}"

@@ -282,8 +282,10 @@ def test_the_newest_token_counts_as_attended_to():
     assert seen_of(mutant("SkipsOneLayer")).least == pytest.approx(1 / (TOKENS + 1))
 
 
-def test_a_token_counts_when_one_query_head_of_its_group_attends_to_it():
-    assert seen_of(mutant("OneHeadOfAGroup")).counted == 1.0
+def test_what_a_query_head_does_not_attend_to_is_missing_though_another_of_its_group_does():
+    found = seen_of(mutant("OneHeadOfAGroup"))
+    assert found.counted == pytest.approx(51 / 101)
+    assert declares_more(found)
 
 
 def test_dense_attention_that_calls_itself_sparse_is_counted_as_dense():

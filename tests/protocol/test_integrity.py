@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from attnbench.protocol.integrity import (
+    DTYPE_BITS,
     ERROR_BOUND,
     EXACT_SHARE,
-    LEAST_BYTES,
+    LEAST_BITS,
     OWN_SLACK,
     REPLAY_RATIO,
     REPLAY_RATIO_OF_ONE,
@@ -235,11 +236,13 @@ def test_a_record_from_before_reads_and_own_state_were_counted_is_judged_as_stri
     assert reason(said) is Reason.FALSE_WITNESS
 
 
-def test_what_is_attended_to_must_be_read_and_few_bits_of_it_are_enough():
-    dense = replace(SPARSE, influence=[seen(1.0, 1.0)])
-    assert reason(replace(dense, read_bytes=round(LEAST_BYTES * 1000))) is None
-    assert reason(replace(dense, read_bytes=round(LEAST_BYTES * 1000) - 1)) is Reason.FALSE_WITNESS
-    sparse = replace(SPARSE, read_bytes=round(LEAST_BYTES * 150))
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_attended_to_must_be_read_and_few_bits_of_it_are_enough(dtype):
+    least = round(LEAST_BITS / DTYPE_BITS[dtype] * 1000)
+    dense = replace(SPARSE, dtype=dtype, influence=[seen(1.0, 1.0)])
+    assert reason(replace(dense, read_bytes=least)) is None
+    assert reason(replace(dense, read_bytes=least - 1)) is Reason.FALSE_WITNESS
+    sparse = replace(SPARSE, dtype=dtype, read_bytes=round(0.15 * least))
     assert reason(sparse) is None
     assert reason(replace(sparse, read_bytes=1)) is Reason.FALSE_WITNESS
     unread = replace(dense, influence=[seen(0.0, 0.0)], read_bytes=0)
