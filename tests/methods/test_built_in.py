@@ -11,7 +11,9 @@ from attnbench.errors import Unsupported
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, LayerShape
 from attnbench.methods.conformance import Outcome, conform, relative_error
+from attnbench.methods.int4_kv import Int4Kv
 from attnbench.methods.int8_kv import Int8Kv, key_scales, nearest_codes, value_scales
+from attnbench.methods.oracle_topk import OracleTopK
 from attnbench.methods.random_k import RandomK
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.sdpa import Sdpa
@@ -23,6 +25,7 @@ IN_TORCH = [
     *registry.exact_methods("cpu"),
     *(registry.parse(spec) for spec in ("zero_cost", "uniform_mean", "random_k")),
     *(replace(m, impl="torch") for m in (*SinkWindow.variants("cpu"), Int8Kv())),
+    *(*Int4Kv.variants("cpu"), *OracleTopK.variants("cpu")),
 ]
 
 

@@ -11,7 +11,9 @@ import torch
 from attnbench.errors import AttnbenchError, UsageError
 from attnbench.methods import registry
 from attnbench.methods.base import Family
+from attnbench.methods.int4_kv import Int4Kv
 from attnbench.methods.int8_kv import Int8Kv
+from attnbench.methods.oracle_topk import OracleTopK
 from attnbench.methods.random_k import RandomK
 from attnbench.methods.sdpa import Sdpa
 from attnbench.methods.sink_window import SinkWindow
@@ -28,6 +30,8 @@ def test_every_built_in_method_is_found_by_scanning():
         "eager_repeat_kv",
         "flash_decode",
         "int8_kv",
+        "int4_kv",
+        "oracle_topk",
         "sink_window",
         "zero_cost",
         "uniform_mean",
@@ -40,6 +44,8 @@ def test_parameters_take_the_type_of_their_field():
     assert registry.parse("random_k, share=0.25, seed=7") == RandomK(share=0.25, seed=7)
     assert registry.parse("sdpa,backend=math") == Sdpa(backend="math")
     assert registry.parse("int8_kv,impl=torch") == Int8Kv(impl="torch")
+    assert registry.parse("int4_kv,keys=token,group=32") == Int4Kv(keys="token", group=32)
+    assert registry.parse("oracle_topk,shared=true") == OracleTopK(shared=True)
 
 
 @pytest.mark.parametrize("spec", ["sdpa", "sdpa,backend=flash", "random_k,share=0.3,seed=2"])
@@ -60,6 +66,9 @@ def test_a_label_parses_to_the_method_that_it_names(spec):
         ("random_k,share=lots", "is not a number"),
         ("int8_kv,impl=tritn", "did you mean triton?"),
         ("random_k,share=2", "is not a share"),
+        ("oracle_topk,share=0", "is not a share"),
+        ("int4_kv,group=0", "holds no token"),
+        ("int4_kv,keys=chanel", "did you mean channel?"),
         ("sink_window,window=0", "keeps nothing"),
         ("sink_window,window=4,window=5", "'window' more than once"),
         ("zero_cost,x=1", "has no parameter 'x'"),

@@ -28,7 +28,7 @@ from tests.quality.mutants import (
 CPU = torch.device("cpu")
 EVERY_GATE = QualityCounts(context=256, windows=5, steps=4, haystacks=2)
 ONE_WINDOW = QualityCounts(context=512, windows=1, steps=4)
-FAMILIES = {"sdpa": "exact", "zero_cost": "control"}
+FAMILIES = {"sdpa": "exact", "zero_cost": "control", "oracle_topk": "control"}
 
 pytestmark = pytest.mark.skipif(
     not (EMBEDDED_FOLDER / "model.safetensors").exists(),
@@ -60,7 +60,7 @@ def verdicts_on(model, counts, methods):
 
 @pytest.fixture(scope="module")
 def verdicts(model):
-    built_in = {name: parse(name) for name in ("sdpa", "zero_cost")}
+    built_in = {name: parse(name) for name in ("sdpa", "int4_kv", "oracle_topk", "zero_cost")}
     mutants = {mutant.__name__: Mutant(mutant) for mutant in (*MUTANTS, Int8ByGroups)}
     return verdicts_on(model, ONE_WINDOW, {**built_in, **mutants, "mean_axis": MeanAxis()})
 
@@ -71,6 +71,21 @@ def test_an_honest_int8_passes_every_gate(model):
     assert (verdict.verdict, verdict.reason) == (Quality.PASS, "all-gates-passed")
     assert verdict.figures["cosine_mean"] > 0.999
     assert verdict.figures["needle_hits_sdpa"] == 1
+
+
+def test_four_bits_pass_the_gates_of_outputs_and_are_not_exact(verdicts):
+    bands = verdicts["int4_kv"].bands
+    of_outputs = (Gate.MEAN_COSINE, Gate.P1_COSINE, Gate.LOWEST_HEAD, Gate.NORM_RATIO)
+    assert {bands[gate] for gate in of_outputs} == {"PASS"}
+    assert "KILL" not in bands.values()
+    assert 0.99 < verdicts["int4_kv"].figures["cosine_mean"] < 0.9999
+
+
+def test_the_oracle_as_a_method_scores_what_the_null_model_of_that_name_does(verdicts):
+    figures = verdicts["oracle_topk"].figures
+    assert figures["cosine_mean"] == pytest.approx(figures["null_oracle"], abs=1e-3)
+    assert figures["null_random"] + 0.1 < figures["cosine_mean"] < 0.999
+    assert not verdicts["oracle_topk"].counts
 
 
 def test_sdpa_equals_itself_on_the_embedded_model(verdicts):
