@@ -26,7 +26,16 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import attnbench.kernels
-from attnbench.kernels import append, fold, read_bandwidth, ring_decode
+from attnbench.kernels import (
+    append,
+    fold,
+    products,
+    read_bandwidth,
+    ring_decode,
+    ring_product,
+    skinny_product,
+)
+from attnbench.kernels.product_launch import ProductLaunch, ProductShape
 from attnbench.measure import sums
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape
@@ -43,6 +52,14 @@ POINTERS = {
     torch.int64: "*i64",
 }
 RING = ring_decode.ring_decode_kernel
+SKINNY_PRODUCT = skinny_product.skinny_product_kernel
+RING_PRODUCT = ring_product.ring_product_kernel
+# Products of a Llama-3.2-1B step and of an 8B one; of the first every launch on offer is compiled.
+PRODUCTS = (
+    ProductShape(4, 16384, 2048, "norm+gate"),
+    ProductShape(16, 2048, 8192, "residual"),
+    ProductShape(1, 4096, 14336, "plain"),
+)
 # (head dimension, query heads, dtype) of the ring kernel, over 8 KV heads.
 RING_CASES = (
     (64, 32, torch.bfloat16),
@@ -171,6 +188,54 @@ def recorded_rings() -> Iterator[tuple[str, KernelConfig, Launch]]:
             yield f"ring {dtype} D={head_dim} heads={heads}", config, launches.pop()
 
 
+def recorded_products() -> Iterator[tuple[str, ProductLaunch, bool, Launch]]:
+    """What the Triton kernel of products is launched with: case, launch, whether it is the default,
+    what was recorded; alone, and as a dependent of the kernel in front."""
+    launches: list[Launch] = []
+    skinny_product.skinny_product_kernel = Recorder(SKINNY_PRODUCT, launches)
+    for shape in PRODUCTS:
+        offered = products.triton_launches(shape)
+        for launch in offered if shape is PRODUCTS[0] else offered[:1]:
+            for dependent in (False, True) if launch == offered[0] else (True,):
+                product_once(skinny_product.skinny_product, shape, launch, dependent=dependent)
+                case = f"product {shape} {'dependent' if dependent else ''}"
+                yield case, launch, launch == offered[0] and not dependent, launches.pop()
+
+
+def recorded_ring_products() -> Iterator[tuple[str, ProductLaunch, Launch]]:
+    """The same of the ring kernel of products."""
+    launches: list[Launch] = []
+    ring_product.ring_product_kernel = Recorder(RING_PRODUCT, launches)
+    for shape in PRODUCTS:
+        offered = products.ring_launches(shape)
+        for launch in offered if shape is PRODUCTS[0] else offered[:1]:
+            product_once(ring_product.ring_product, shape, launch, early=True)
+            yield f"product {shape}", launch, launches.pop()
+
+
+def product_once(
+    kernel: Callable[..., torch.Tensor], shape: ProductShape, launch: ProductLaunch, **how: bool
+) -> None:
+    """One product of that shape, of memory that holds anything."""
+    gated = "gate" in shape.form
+
+    def some(*size: int) -> torch.Tensor:
+        return torch.empty(size, dtype=torch.bfloat16)
+
+    kernel(
+        some(shape.rows, shape.depth),
+        some(shape.columns, shape.depth),
+        launch=launch,
+        programs=products.ASSUMED_SMS * launch.on_an_sm,
+        bias=some(shape.columns),
+        residual=some(shape.rows, shape.columns) if "residual" in shape.form else None,
+        norm=some(shape.depth) if "norm" in shape.form else None,
+        epsilon=1e-5,
+        gated=gated,
+        **how,
+    )
+
+
 def shape_of(dtype: torch.dtype, head_dim: int, heads: int = 32) -> LayerShape:
     """Llama's heads over a short cache."""
     device = torch.device("cpu")
@@ -210,7 +275,7 @@ def main() -> None:
     """Compile every case; every configuration for 9.0, the defaults for the others too."""
     for name in entry_points():
         print(json.dumps({"entry_point": name}))
-    for case, config, default, launch in recorded():
+    for case, config, default, launch in (*recorded(), *recorded_products()):
         source, options = source_of(launch)
         for capability in CAPABILITIES if default else (90,):
             compiled = triton.compile(
@@ -224,14 +289,17 @@ def main() -> None:
                 "shared_bytes": compiled.metadata.shared,
                 "async_copies": compiled.asm["ptx"].count("cp.async.c"),
                 "barrier_before_ticket": barrier_before_ticket(compiled.asm["ptx"]),
+                "spilled": ".local" in compiled.asm["ptx"],
+                "waits": compiled.asm["ptx"].count("griddepcontrol.wait"),
             }
             print(json.dumps(row), flush=True)
     triton.runtime.driver.set_active(OnPaper())
-    for case, config, launch in recorded_rings():
-        compiled = RING.warmup(grid=launch.grid, **launch.arguments)
+    for case, config, launch in (*recorded_rings(), *recorded_ring_products()):
+        compiled = launch.kernel.warmup(grid=launch.grid, **launch.arguments)
         ptx = compiled.asm["ptx"]
         row = {
-            "kernel": RING.fn.__name__,
+            "kernel": launch.kernel.fn.__name__,
+            "on_an_sm": getattr(config, "on_an_sm", 0),
             "case": case,
             "config": str(config),
             "capability": COPY_ENGINE,

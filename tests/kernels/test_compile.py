@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from attnbench.kernels.products import ring_launches
 from attnbench.methods.split_kv import RING_CANDIDATES, RING_SHARED_BYTES, SHARED_BYTES
 from tests.kernels import launches
 
@@ -35,16 +36,24 @@ def test_every_kernel_of_the_package_has_a_compile_case(compiled):
     assert entry_points == {row["kernel"] for row in compiled if "kernel" in row}
 
 
+RINGS = {"ring_decode_kernel", "ring_product_kernel"}
+
+
 def is_ring(row: dict) -> bool:
-    """Whether this is a launch of the kernel that runs where there is a copy engine alone."""
-    return row.get("kernel") == "ring_decode_kernel"
+    """Whether this is a launch of a kernel that runs where there is a copy engine alone."""
+    return row.get("kernel") in RINGS
+
+
+def rings_of(compiled: list[dict], kernel: str) -> list[dict]:
+    """Launches of one of them."""
+    return [row for row in compiled if row.get("kernel") == kernel]
 
 
 @pytest.mark.parametrize("capability", launches.CAPABILITIES)
 def test_every_offered_default_fits_in_99_kib_on_every_capability(compiled, capability):
     rows = [row for row in compiled if row.get("capability") == capability and not is_ring(row)]
     entry_points = {r["entry_point"] for r in compiled if len(r) == 1}
-    assert {row["kernel"] for row in rows} == entry_points - {"ring_decode_kernel"}
+    assert {row["kernel"] for row in rows} == entry_points - RINGS
     assert {row["case"] for row in rows if row["shared_bytes"] > SHARED_BYTES} == set()
 
 
@@ -63,7 +72,7 @@ def test_the_main_loop_copies_asynchronously_and_threads_meet_before_a_program_r
 
 
 def test_every_ring_fits_as_often_on_an_sm_as_it_is_meant_to(compiled):
-    rows = [row for row in compiled if is_ring(row)]
+    rows = rings_of(compiled, "ring_decode_kernel")
     assert len(rows) == len(launches.RING_CASES) * len(RING_CANDIDATES)
     for row, (_, _, _, on_an_sm) in zip(rows, RING_CANDIDATES * len(rows), strict=False):
         # An SM keeps 1 KiB of each program for itself.
@@ -72,9 +81,36 @@ def test_every_ring_fits_as_often_on_an_sm_as_it_is_meant_to(compiled):
 
 
 def test_the_ring_asks_before_it_waits_and_lets_the_next_kernel_go(compiled):
-    for row in (row for row in compiled if is_ring(row)):
+    for row in rings_of(compiled, "ring_decode_kernel"):
         assert row["dependent_launch"], row
         assert row["waits"] == 2, row  # at once outside a graph; after the first tiles in one
         assert row["lets_go"] == 1, row
         assert row["bulk_copies"] > 0, row
         assert row["barrier_before_ticket"], row
+
+
+def test_every_ring_of_products_fits_as_often_on_an_sm_as_it_is_meant_to(compiled):
+    rows = rings_of(compiled, "ring_product_kernel")
+    offered = ring_launches(launches.PRODUCTS[0])
+    assert len(offered) > 10
+    assert len(rows) == len(offered) + len(launches.PRODUCTS) - 1
+    for row in rows:
+        assert row["shared_bytes"] <= RING_SHARED_BYTES // row["on_an_sm"] - 1024, row
+        assert not row["spilled"], row
+
+
+def test_a_ring_of_products_asks_then_waits_then_lets_the_next_kernel_go(compiled):
+    for row in rings_of(compiled, "ring_product_kernel"):
+        assert row["dependent_launch"], row
+        assert row["waits"] == 2, row  # at once outside a graph; after the first tiles in one
+        assert row["lets_go"] == 1, row
+        assert row["bulk_copies"] > 0, row
+
+
+def test_products_copy_asynchronously_without_spilling_and_wait_only_as_dependents(compiled):
+    rows = [row for row in compiled if row.get("kernel") == "skinny_product_kernel"]
+    assert len({row["config"] for row in rows}) > 4
+    for row in rows:
+        assert row["async_copies"] > 0, row
+        assert not row["spilled"], row
+        assert row["waits"] == ("dependent" in row["case"]), row
