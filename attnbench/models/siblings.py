@@ -109,3 +109,19 @@ class OneProduct(CustomGraphPass):
     def uuid(self) -> object:
         """What compiled graphs are kept under: the source of this file."""
         return get_hash_for_files((__file__,))
+
+
+class InTurn(CustomGraphPass):
+    """Several passes, one after the other."""
+
+    def __init__(self, *passes: CustomGraphPass) -> None:
+        self._passes = passes
+
+    def __call__(self, graph: fx.Graph) -> None:
+        """Each of them."""
+        for each in self._passes:
+            each(graph)
+
+    def uuid(self) -> object:
+        """What compiled graphs are kept under: all of theirs."""
+        return [each.uuid() for each in self._passes]
