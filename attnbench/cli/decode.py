@@ -126,6 +126,16 @@ def decode(
             show_default="the project's own",
         ),
     ] = "",
+    products: Annotated[
+        str,
+        typer.Option(
+            metavar="FILE",
+            help="In mode compiled, products to compute by own kernels where they were measured as "
+            "the faster ones, as `attnbench methods tune-products` writes them; none: the "
+            "library's alone.",
+            show_default="the project's own",
+        ),
+    ] = "",
     seed: Annotated[int, typer.Option(help="Seed of schedule, tokens and noise.")] = 0,
     ledger: LedgerPath = DEFAULT,
     breakdown: Annotated[
@@ -200,6 +210,7 @@ def decode(
         seed=seed,
         threads=threads,
         table=table,
+        products=products,
     )
     if plan:
         show_plan(request, asked, as_json=as_json)

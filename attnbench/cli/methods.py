@@ -11,6 +11,7 @@ import typer
 from attnbench.cli.options import AsJson
 from attnbench.cli.tabular import Grid, show
 from attnbench.cli.tune import tune
+from attnbench.cli.tune_products import tune_products
 
 if TYPE_CHECKING:
     from attnbench.methods.base import Method
@@ -26,6 +27,7 @@ app = typer.Typer(
     """,
 )
 app.command("tune")(tune)
+app.command("tune-products")(tune_products)
 
 
 @app.command("list")

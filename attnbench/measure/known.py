@@ -7,10 +7,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from attnbench.kernels.product_launch import ChosenProduct
 from attnbench.measure.device import DeviceFacts
 from attnbench.measure.tasks import KnownLaunch
 from attnbench.methods.kernel_table import BUILT_IN, Entry, KernelTable, Place, read_table
 from attnbench.models.info import ModelInfo
+from attnbench.models.product_table import BUILT_IN as BUILT_IN_PRODUCTS
+from attnbench.models.product_table import ProductTable, product_place, read_products
 from attnbench.protocol.cell import Mode, Scope
 
 NO_TABLE = "none"
@@ -81,4 +84,33 @@ def source_of(table: KernelTable, entry: Entry) -> str:
     return (
         f"{table.name}: fastest of {measured.tried} in {entry.place.scope.value} "
         f"{entry.place.mode.value} on {entry.place.gpu}, {measured.utc[:10]}{where}"
+    )
+
+
+def chosen_products(asked: str) -> ProductTable:
+    """The package's own table of products, a file, or (`none`) an empty one: all the library's."""
+    if asked == NO_TABLE:
+        return ProductTable(NO_TABLE, ())
+    return read_products(Path(asked) if asked else BUILT_IN_PRODUCTS)
+
+
+def known_products(
+    table: ProductTable, facts: DeviceFacts, info: ModelInfo, *, batch: int, dtype: str
+) -> tuple[tuple[ChosenProduct, ...], str]:
+    """What the table has for this model's step here, and one line for the record on where it is
+    from; nothing and an empty line where it has no entry."""
+    place = product_place(
+        info,
+        gpu=facts.name,
+        compute_capability=facts.compute_capability,
+        dtype=dtype,
+        batch=batch,
+    )
+    entry = table.find(place)
+    if entry is None:
+        return (), ""
+    measured = entry.measured
+    return entry.products, (
+        f"{table.name}: {measured.step_us:.0f} us against the library's {measured.library_us:.0f}, "
+        f"best of {measured.tried} on {place.gpu}, {measured.utc[:10]}"
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from attnbench.measure.plan import Plan
 from attnbench.measure.tasks import Bench, Launch, StepCounts
-from attnbench.protocol.cell import Arm, Cell
+from attnbench.protocol.cell import Arm, Cell, Mode
 from attnbench.protocol.presets import Protocol
 from attnbench.quality.levels import Level, QualityCounts, counts_of
 
@@ -16,6 +16,7 @@ REHEARSALS = 2  # of an arm in a session, on average
 def bench_of(plan: Plan, arms: Sequence[Arm], kernels: dict[str, Launch] | None = None) -> Bench:
     """Model, cache and these arms, with the configurations chosen for them."""
     request = plan.request
+    compiled = any(mode is Mode.COMPILED for _, mode in plan.cells)
     return Bench(
         model=request.model,
         dtype=plan.dtype,
@@ -28,6 +29,8 @@ def bench_of(plan: Plan, arms: Sequence[Arm], kernels: dict[str, Launch] | None 
         threads=request.threads,
         kernels=kernels or {},
         text=str(request.text) if request.text else None,
+        products=plan.products if compiled else (),
+        products_source=plan.products_source if compiled else "",
     )
 
 

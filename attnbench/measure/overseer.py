@@ -21,6 +21,7 @@ from attnbench.measure.tasks import (
     PartResult,
     PilotResult,
     PilotTask,
+    ProductResult,
     SessionResult,
     SessionTask,
     SweepResult,
@@ -83,7 +84,7 @@ class Overseer:
 
     def timed(self, result: TaskResult) -> TaskResult:
         """The result, each visit with what the parent's clock said of it."""
-        if isinstance(result, TuneResult):  # which has no visits
+        if isinstance(result, TuneResult | ProductResult):  # which have no visits
             return result
         if not isinstance(result, SweepResult):
             return self._part(result, 0)

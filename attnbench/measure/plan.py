@@ -10,8 +10,15 @@ from pathlib import Path
 import torch
 
 from attnbench.errors import DoesNotFit, Unsupported, UsageError
+from attnbench.kernels.product_launch import ChosenProduct
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu
-from attnbench.measure.known import chosen_table, known_launches, place_of
+from attnbench.measure.known import (
+    chosen_products,
+    chosen_table,
+    known_launches,
+    known_products,
+    place_of,
+)
 from attnbench.measure.prompts import refuse_early
 from attnbench.measure.tasks import Fill, KnownLaunch
 from attnbench.methods.base import Family, Method
@@ -67,6 +74,7 @@ class DecodeRequest:
     bands: Mapping[Gate, tuple[Bands, ...]] = field(default_factory=lambda: DEFAULT_BANDS)
     promise: Promise | None = None
     table: str = ""  # of kernel configurations: a path, "none", or empty for the package's own
+    products: str = ""  # the table of products by own kernels, likewise
 
     @property
     def wants_quality(self) -> bool:
@@ -107,6 +115,8 @@ class Plan:
     weight_bytes: int
     cache_bytes: int
     known: dict[str, KnownLaunch] = field(default_factory=dict)  # by arm label, from the table
+    products: tuple[ChosenProduct, ...] = ()  # of a compiled step by own kernels, from the table
+    products_source: str = ""
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -144,6 +154,9 @@ def planned(request: DecodeRequest, info: ModelInfo | None = None) -> Plan:
     arms, skipped = _arms(request, torch.device(device), context)
     place = place_of(facts, info, context=context, batch=request.batch, dtype=dtype, cells=cells)
     known = known_launches(chosen_table(request.table), place, [arm.label for arm in arms])
+    products, products_source = known_products(
+        chosen_products(request.products), facts, info, batch=request.batch, dtype=dtype
+    )
     refuse_early(request, info, context)
     return Plan(
         request=request,
@@ -159,6 +172,8 @@ def planned(request: DecodeRequest, info: ModelInfo | None = None) -> Plan:
         weight_bytes=info.parameters * DTYPES[dtype].itemsize,
         cache_bytes=token_bytes(info, request.batch, dtype) * (context + SPARE_ROWS),
         known=known,
+        products=products,
+        products_source=products_source,
     )
 
 

@@ -69,6 +69,17 @@ def compile_for(bench: Workbench, cells: tuple[CellPlan, ...], talk: Talk) -> No
         bench.compile()
 
 
+def said_of(bench: Workbench) -> dict[str, str | int]:
+    """Of a compiled model: its graphs, and how many products of a step run by own kernels."""
+    if bench.compiled is None:
+        return {}
+    own = bench.compiled.products.total()
+    said: dict[str, str | int] = {"compiled_graphs": bench.compiled.graphs}
+    if own:
+        said |= {"own_products": own, "products_from": bench.bench.products_source}
+    return said
+
+
 def with_probes(
     bench: Workbench, result: SessionResult, mode: Mode, talk: Talk, world: World
 ) -> SessionResult:
@@ -105,7 +116,7 @@ def walk_cells(
         **environment(facts),
         "threads": torch.get_num_threads(),
         "fill": bench.bench.fill.value,
-        **({} if bench.compiled is None else {"compiled_graphs": bench.compiled.graphs}),
+        **said_of(bench),
         **remarks,
     }
     walked, probed = [], True

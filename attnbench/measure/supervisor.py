@@ -35,7 +35,7 @@ from attnbench.measure.events import (
     Wanted,
     decode_event,
 )
-from attnbench.measure.tasks import Task, TaskResult, TuneTask
+from attnbench.measure.tasks import ProductTask, Task, TaskResult, TuneTask
 
 WORKER = (sys.executable, "-m", "attnbench.measure.worker")
 STDERR_LINES = 20
@@ -48,7 +48,7 @@ OnEvent = Callable[[Progress | Mark | Kept], Wanted | None]
 
 
 def run_task(
-    task: Task | TuneTask,
+    task: Task | TuneTask | ProductTask,
     on_event: OnEvent,
     silence_s: float,
     *,
@@ -96,7 +96,7 @@ class _Worker:
         self._listener = Thread(target=self._listen, daemon=True)
         self._listener.start()
 
-    def say(self, message: Task | TuneTask | Wanted) -> None:
+    def say(self, message: Task | TuneTask | ProductTask | Wanted) -> None:
         """Send one line; a worker that is gone cannot hear, and `events` tells of its end."""
         stdin = _pipe(self._process.stdin)
         try:

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 import msgspec
 
+from attnbench.kernels.product_launch import ChosenProduct, ProductShape
 from attnbench.protocol.breakdown import StepProfile
 from attnbench.protocol.cell import Arm, Mode, Scope, SessionSamples
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
@@ -61,7 +62,9 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """What stands on a worker's bench: model, cache and arms.
 
     `device` is "cuda" or "cpu"; `text` is a path, None for the default text; `kernels` holds the
-    configuration of every arm that has one to choose, by arm label.
+    configuration of every arm that has one to choose, by arm label. In mode compiled `products`
+    run by the project's own kernels, the same for all arms; `products_source` says which table they
+    are from.
     """
 
     model: str
@@ -76,6 +79,8 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     kernels: dict[str, Launch] = {}
     text: str | None = None
     left_out: dict[str, ArmFailure] = {}  # by arm label: not to be set up again, and why
+    products: tuple[ChosenProduct, ...] = ()
+    products_source: str = ""
 
 
 class CellPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +207,14 @@ class TuneTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag=
     seed: int
     within_s: float = 0.0
     threads: int = 1
+
+
+class ProductTask(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="products"):
+    """Find the fastest launches of the products in the model's compiled step, attention costing
+    nothing. `within_s` is the time for trying, 0: no limit; what it leaves untried is counted."""
+
+    bench: Bench
+    within_s: float = 0.0
 
 
 class ArmFailure(msgspec.Struct, frozen=True, kw_only=True):
@@ -401,6 +414,33 @@ class TuneResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", ta
     device: dict[str, str | int | float]
 
 
+class TriedProducts(msgspec.Struct, frozen=True, kw_only=True):
+    """Median microseconds of a step with these products, the others the library's; or why there is
+    none. `fused`: with what stands around a product in its kernel, where the pattern is known."""
+
+    products: tuple[ChosenProduct, ...]
+    fused: bool
+    step_us: float = 0.0
+    failure: ArmFailure | None = None
+
+
+class ProductResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="products"):
+    """Raw figures: every set of products that was tried, in that order; steps of the best of them
+    and of the library's in turn, in rounds. `sites` counts the products of a step by what each
+    could be at most; `weight_bytes` are read in a step.
+    """
+
+    sites: tuple[tuple[ProductShape, int], ...]
+    weight_bytes: int
+    library_us: float
+    tried: tuple[TriedProducts, ...]
+    best: tuple[ChosenProduct, ...]
+    rounds_us: tuple[float, ...]
+    library_rounds_us: tuple[float, ...]
+    untried: int
+    device: dict[str, str | int | float]
+
+
 class FitTrial(msgspec.Struct, frozen=True, kw_only=True):
     """One context that was tried in a process of its own; `why` it did not fit, empty where it
     did, with the most bytes that were held."""
@@ -478,7 +518,7 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", t
     parts: tuple[PartResult | PartFailure, ...]
 
 
-TaskResult = PartResult | SweepResult | TuneResult
+TaskResult = PartResult | SweepResult | TuneResult | ProductResult
 
 
 def parts_of(task: Task) -> tuple[TaskPart, ...]:

@@ -83,7 +83,8 @@ class Workbench:
 
         Raises `Unsupported` where they cannot be compiled.
         """
-        self.compiled = self._to_the_end.enter_context(compiled_model(self.loaded.module))
+        launches = {each.shape: each.launch for each in self.bench.products}
+        self.compiled = self._to_the_end.enter_context(compiled_model(self.loaded.module, launches))
         layers = [ExactLayer(layer.shape, layer.window) for layer in self.surveyed]
         for layer, view in zip(layers, self.cache.views, strict=True):
             layer.prefill(view)

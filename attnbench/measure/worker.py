@@ -17,9 +17,11 @@ from attnbench.errors import AttnbenchError, Exit
 from attnbench.measure.events import EventWriter, Failure, Result, take_stdout
 from attnbench.measure.lifeline import end_with_parent
 from attnbench.measure.tasks import (
+    Bench,
     FitTask,
     MemoryTask,
     PilotTask,
+    ProductTask,
     ProfileTask,
     SessionTask,
     SweepTask,
@@ -35,7 +37,7 @@ def main() -> int:
     end_with_parent()
     events = take_stdout()
     try:
-        task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task | TuneTask)
+        task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task | TuneTask | ProductTask)
         prepare(task)
         events.send(Result(result=perform(task, events)))
     except KeyboardInterrupt:
@@ -47,7 +49,7 @@ def main() -> int:
     return Exit.DONE
 
 
-def prepare(task: Task | TuneTask) -> None:
+def prepare(task: Task | TuneTask | ProductTask) -> None:
     """Fix what must not differ between sessions: threads and seeds.
 
     Compilers work in this thread: processes of theirs would be taken for an arm's.
@@ -55,13 +57,16 @@ def prepare(task: Task | TuneTask) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
     import torch
 
-    settings = task if isinstance(task, TuneTask) else parts_of(task)[0].bench
+    if isinstance(task, TuneTask):
+        settings: TuneTask | Bench = task
+    else:
+        settings = task.bench if isinstance(task, ProductTask) else parts_of(task)[0].bench
     torch.set_num_threads(settings.threads)
     torch.set_num_interop_threads(1)
     torch.manual_seed(settings.seed)
 
 
-def perform(task: Task | TuneTask, events: EventWriter) -> TaskResult:
+def perform(task: Task | TuneTask | ProductTask, events: EventWriter) -> TaskResult:
     """The task's result; only what this kind of task needs is imported."""
     if isinstance(task, SweepTask):
         from attnbench.measure.sweep import run_sweep
@@ -83,6 +88,10 @@ def perform(task: Task | TuneTask, events: EventWriter) -> TaskResult:
         from attnbench.measure.tuning import run_tuning
 
         return run_tuning(task, events.progress)
+    if isinstance(task, ProductTask):
+        from attnbench.measure.product_tuning import run_product_tuning
+
+        return run_product_tuning(task, events.progress)
     if isinstance(task, ProfileTask):
         from attnbench.measure.profiling import run_profile
 

@@ -104,8 +104,12 @@ def write_entries(path: Path, new: Iterable[Entry]) -> KernelTable:
     held = {entry.place: entry for entry in (read_table(path).entries if path.exists() else ())}
     held |= {entry.place: entry for entry in new}
     entries = tuple(sorted(held.values(), key=lambda entry: msgspec.structs.astuple(entry.place)))
-    text = msgspec.json.format(msgspec.json.encode(entries), indent=1)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    unfinished.write_bytes(text + b"\n")
-    unfinished.replace(path)
+    replace_file(path, msgspec.json.encode(entries))
     return KernelTable(str(path), entries)
+
+
+def replace_file(path: Path, encoded: bytes) -> None:
+    """Write JSON for people to read, all of it or nothing."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(msgspec.json.format(encoded, indent=1) + b"\n")
+    unfinished.replace(path)
