@@ -207,7 +207,8 @@ def recorded_ring_products() -> Iterator[tuple[str, ProductLaunch, Launch]]:
     launches: list[Launch] = []
     ring_product.ring_product_kernel = Recorder(RING_PRODUCT, launches)
     for shape in PRODUCTS:
-        offered = products.ring_launches(shape)
+        # Whether the next kernel starts sooner is one constant more.
+        offered = [each for each in products.ring_launches(shape) if not each.let_go]
         for launch in offered if shape is PRODUCTS[0] else offered[:1]:
             product_once(ring_product.ring_product, shape, launch, early=True)
             yield f"product {shape}", launch, launches.pop()

@@ -91,8 +91,8 @@ def test_the_ring_asks_before_it_waits_and_lets_the_next_kernel_go(compiled):
 
 def test_every_ring_of_products_fits_as_often_on_an_sm_as_it_is_meant_to(compiled):
     rows = rings_of(compiled, "ring_product_kernel")
-    offered = ring_launches(launches.PRODUCTS[0])
-    assert len(offered) > 10
+    offered = [each for each in ring_launches(launches.PRODUCTS[0]) if not each.let_go]
+    assert len(offered) > 6
     assert len(rows) == len(offered) + len(launches.PRODUCTS) - 1
     for row in rows:
         assert row["shared_bytes"] <= RING_SHARED_BYTES // row["on_an_sm"] - 1024, row
