@@ -9,20 +9,30 @@ from attnbench.methods.base import LayerShape, Method
 from attnbench.methods.exact_cache import ExactCacheLayer
 
 SUMMED_ROWS = 512  # at a time: a sum over all rows for one token occupies a fraction of a GPU
+# Of keys in float64, held at a time: a GPU wants few large products, a CPU what its cache holds.
+HELD_BYTES = {"cuda": 1 << 30}
+LEAST_HELD_BYTES = 1 << 20
 
 
 def exact_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(scale q kᵀ) v in float64: [B,H,1,D], [B,Hkv,N,D] twice -> [B,H,1,D].
 
-    Query head h reads KV head h // (H / Hkv). Goes KV head by KV head, so that only one head's keys
-    and values are held in float64 at a time.
+    Query head h reads KV head h // (H / Hkv). Goes some KV heads at a time, so that only their keys
+    and values are held in float64.
     """
-    group = q.shape[1] // k.shape[1]
+    batch, heads, _, head_dim = q.shape
+    kv_heads, rows = k.shape[1:3]
+    group = heads // kv_heads
     out = torch.empty(q.shape, dtype=torch.float64, device=q.device)
-    for head in range(k.shape[1]):
-        queries = slice(head * group, (head + 1) * group)
-        scores = q[:, queries, 0].double() @ k[:, head].double().mT * scale
-        out[:, queries, 0] = weighted(torch.softmax(scores, dim=-1), v[:, head].double())
+    held_bytes = HELD_BYTES.get(q.device.type, LEAST_HELD_BYTES)
+    at_once = max(1, held_bytes // (batch * rows * head_dim * out.itemsize))
+    for first in range(0, kv_heads, at_once):
+        here = slice(first, first + at_once)
+        queries = slice(first * group, (first + at_once) * group)
+        asked = q[:, queries].double().reshape(-1, group, head_dim)
+        scores = asked @ k[:, here].double().reshape(-1, rows, head_dim).mT * scale
+        found = weighted(torch.softmax(scores, dim=-1), v[:, here].double().flatten(0, 1))
+        out[:, queries] = found.view(batch, -1, 1, head_dim)
     return out
 
 
