@@ -7,6 +7,7 @@ interrupt a command would wait for nothing.
 import os
 import signal
 
+import pytest
 import torch
 
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # as in a worker
@@ -14,3 +15,11 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests neither find what a user's cache holds nor leave anything there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

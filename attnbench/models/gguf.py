@@ -7,7 +7,6 @@ every worker process loads the model afresh.
 from __future__ import annotations
 
 import importlib.util
-import os
 import struct
 import tempfile
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from torch import nn
 
 from attnbench.errors import ModelError
 from attnbench.models.architecture import build, describe
+from attnbench.models.cached import cache_root
 from attnbench.models.folder import FolderSource, file_sha256
 from attnbench.models.info import LoadedModel, ModelInfo
 
@@ -126,15 +126,6 @@ def refuse_without_tensors(path: Path) -> None:
         raise ModelError(f"{path} is not a GGUF file", hint="fetch it again")
     if _HEADER.unpack(header)[2] == 0:
         raise ModelError(f"{path} holds a vocabulary and no weights", hint="name the model's file")
-
-
-def cache_root() -> Path:
-    """Where this project keeps what it can make again."""
-    own = os.environ.get("ATTNBENCH_CACHE")
-    if own:
-        return Path(own)
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "attnbench"
 
 
 def _converted_models() -> Path:

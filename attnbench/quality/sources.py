@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attnbench.errors import AttnbenchError, UsageError
-from attnbench.models.gguf import cache_root
+from attnbench.models.cached import cache_root
 
 WIKITEXT = "wikitext"
 

@@ -1,16 +1,19 @@
 """The text of the quality gates: where it comes from, and token windows cut from it.
 
 attnbench ships no text of others. The default is assembled from the documentation strings of the
-installed numpy and hashed, so that a record says exactly what was read.
+installed numpy and hashed, so that a record says exactly what was read. What takes long is done
+once and kept in the project's cache: finding these strings, and tokenising a long text.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnbench.errors import AttnbenchError, UsageError
+from attnbench.models.cached import cached
 from attnbench.quality.wikitext import has_wikitext_spacing, undo_wikitext_spacing
 
 CHARACTERS_A_TOKEN = 12  # more than any window needs; where a window needs more, all is tokenised
+KEPT_CHARACTERS = 100_000  # of a text whose tokens are kept: a shorter one is tokenised as fast
 DOCUMENTED = ("_core", "fft", "lib", "linalg", "ma", "matrixlib", "polynomial")
 
 
@@ -52,20 +57,31 @@ def default_text() -> Text:
     """
     root = Path(np.__file__).parent
     files = sorted(path for package in DOCUMENTED for path in (root / package).rglob("*.py"))
-    documents = dict.fromkeys(  # a docstring that is used twice adds nothing
-        document for path in files if "tests" not in path.parts for document in _docstrings(path)
-    )
-    if not documents:
+    sources = [path.read_bytes() for path in files if "tests" not in path.parts]
+    text = cached("docstrings", _read_by(sources), lambda: _documents(sources).encode()).decode()
+    if not text:
         raise AttnbenchError(
             "the installed numpy has no source to read documentation strings from",
             hint="name a text file with --text",
         )
-    return named_text(f"numpy {np.__version__} docstrings", "\n\n".join(documents))
+    return named_text(f"numpy {np.__version__} docstrings", text)
 
 
-def _docstrings(path: Path) -> Iterator[str]:
+def _read_by(sources: Sequence[bytes]) -> tuple[str, ...]:
+    """All that the strings depend on: the sources, Python's parser, and how they are read here."""
+    hashes = (hashlib.sha256(source).hexdigest() for source in sources)
+    return (sys.version, hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), *hashes)
+
+
+def _documents(sources: Sequence[bytes]) -> str:
+    """All documentation strings; one that is used twice adds nothing."""
+    found = (document for source in sources for document in _docstrings(source))
+    return "\n\n".join(dict.fromkeys(found))
+
+
+def _docstrings(source: bytes) -> Iterator[str]:
     """Cleaned docstrings of the public functions, classes and methods of a source file."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
             document = ast.get_docstring(node)
             if document:
@@ -144,7 +160,18 @@ def _windows_of_all(
 
 @lru_cache(maxsize=4)
 def _ids_of_all(tokenizer: Any, text: Text) -> NDArray[np.int64]:
-    return _ids(tokenizer, text.text)
+    """Of a long text kept from one run to the next, by the text and all that a tokenizer is."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or len(text.text) < KEPT_CHARACTERS:
+        return _ids(tokenizer, text.text)
+    splits = str(getattr(tokenizer, "split_special_tokens", None))
+    made_of = (text.sha256, repr(type(tokenizer)), splits, backend.to_str(), *_packages())
+    kept = cached("tokens", made_of, lambda: _ids(tokenizer, text.text).astype("<i8").tobytes())
+    return np.frombuffer(kept, "<i8").astype(np.int64)
+
+
+def _packages() -> tuple[str, ...]:
+    return tuple(f"{name} {version(name)}" for name in ("tokenizers", "transformers"))
 
 
 def _ids(tokenizer: Any, text: str) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import torch
 
 from attnbench.errors import ModelError
 from attnbench.models import gguf as gguf_source
-from attnbench.models.gguf import cache_root
+from attnbench.models.cached import cache_root
 from attnbench.models.sources import inspect, load
 from tests.models.tiny import COMMON, build, prompt
 

@@ -1,11 +1,13 @@
 import hashlib
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from attnbench.errors import UsageError
+from attnbench.quality import text as text_module
 from attnbench.quality.text import TextTooShort, default_text, named_text, read_text, windows
 from attnbench.quality.wikitext import undo_wikitext_spacing
 
@@ -32,14 +34,14 @@ def test_the_default_text_is_named_hashed_and_long():
     assert len(text.text.encode()) > 400_000
 
 
-def test_the_default_text_is_the_same_in_another_process_whatever_is_imported():
+def test_the_default_text_is_the_same_in_another_process_whatever_is_imported(tmp_path):
     import scipy.special  # noqa: F401 it rewrites docstrings of numpy
 
     program = "from attnbench.quality.text import default_text; print(default_text().sha256)"
     hashes = {
         subprocess.run(
             [sys.executable, "-c", program],
-            env={"PYTHONHASHSEED": seed},
+            env={"PYTHONHASHSEED": seed, "ATTNBENCH_CACHE": str(tmp_path / seed)},
             capture_output=True,
             text=True,
             check=True,
@@ -47,6 +49,84 @@ def test_the_default_text_is_the_same_in_another_process_whatever_is_imported():
         for seed in ("1", "2")
     }
     assert hashes == {default_text().sha256}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and no text or tokens that this process remembers."""
+    monkeypatch.setenv("ATTNBENCH_CACHE", str(tmp_path / "cache"))
+    forget()
+    yield tmp_path / "cache"
+    forget()
+
+
+def forget():
+    default_text.cache_clear()
+    text_module._ids_of_all.cache_clear()
+
+
+def test_the_default_text_is_parsed_once_and_is_the_same_from_the_cache(cache, monkeypatch):
+    monkeypatch.setattr(text_module, "DOCUMENTED", ("fft",))
+    parsed = default_text()
+    forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(text_module.ast, "parse", no_more)
+        assert default_text() == parsed
+    (path,) = (cache / "docstrings").iterdir()
+    path.write_bytes(path.read_bytes()[:-100])
+    forget()
+    assert default_text() == parsed
+
+
+def test_the_default_text_is_parsed_anew_where_its_sources_or_the_parser_changed():
+    sources = [b"a = 1", b"b = 2"]
+    reads = {text_module._read_by(each) for each in (sources, sources[:1], [b"a = 1", b"b = 3"])}
+    assert len(reads) == 3
+    assert text_module._read_by(sources)[0] == sys.version
+
+
+def no_more(*_):
+    raise AssertionError("it was made again")
+
+
+class Fast:
+    """A tokenizer with a backend, as transformers' fast ones have."""
+
+    def __init__(self, backend="words", **settings):
+        self.backend_tokenizer = SimpleNamespace(to_str=lambda: backend)
+        self.calls = 0
+        vars(self).update(settings)
+
+    def __call__(self, text, add_special_tokens, verbose):
+        self.calls += 1
+        return {"input_ids": list(range(len(text.split())))}
+
+
+def test_a_long_text_is_tokenised_once_for_all_runs(cache):
+    text, first, second = words(25_000), Fast(), Fast()
+    found = windows(first, text, tokens=9000, count=2, seed=1)
+    forget()  # as another process has
+    again = windows(second, text, tokens=9000, count=2, seed=1)
+    assert (first.calls, second.calls) == (1, 0)
+    assert again.dtype == found.dtype == np.int64
+    assert (again == found).all()
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "count"),
+    [(Fast("pieces"), 25_000), (Fast(), 25_001), (Fast(split_special_tokens=True), 25_000)],
+)
+def test_other_tokenizers_and_other_texts_are_tokenised_themselves(cache, tokenizer, count):
+    windows(Fast(), words(25_000), tokens=9000, count=2, seed=1)
+    forget()
+    windows(tokenizer, words(count), tokens=9000, count=2, seed=1)
+    assert tokenizer.calls == 1
+
+
+def test_short_texts_and_tokenizers_without_a_backend_leave_nothing_in_the_cache(cache):
+    windows(Fast(), words(1000), tokens=10, count=2, seed=1)
+    windows(WordTokenizer(), words(25_000), tokens=9000, count=2, seed=1)
+    assert not cache.exists()
 
 
 def test_documents_are_whole_and_appear_once():
