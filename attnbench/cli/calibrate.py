@@ -217,13 +217,15 @@ def _measured(
     from attnbench.measure.calibrating import Calibrator
     from attnbench.measure.calibration_plan import plan_calibration
     from attnbench.measure.estimate import in_words
+    from attnbench.measure.supervisor import Processes
     from attnbench.report.progress import reporter
 
-    with reporter(Console(stderr=True), json=as_json) as report:
+    with reporter(Console(stderr=True), json=as_json) as report, Processes() as run:
         with report.stage("plan"):
             plan = plan_calibration(request)
         report.note(f"{plan.protocol.sessions} sessions, {in_words(plan.minutes)} in all")
-        calibrator = Calibrator(plan, book, report, past=past.held if past else None)
+        held = past.held if past else None
+        calibrator = Calibrator(plan, book, report, past=held, run=run)
         report.note(f"run {calibrator.run}")
         try:
             return calibrator.calibrate()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from attnbench.measure.chosen import PilotArm
     from attnbench.measure.plan import DecodeRequest
     from attnbench.measure.sweep_plan import SweepPlan
+    from attnbench.measure.workers import Runner
     from attnbench.protocol.cell import Cell
     from attnbench.protocol.result import ArmResult
 
@@ -177,7 +178,8 @@ def decode(
     attnbench decode --method sink_window,window=512 --method mine.py:MyMethod
     """
     from attnbench.ledger import Ledger
-    from attnbench.measure.plan import DecodeRequest
+    from attnbench.measure.imports import import_models, uncollected
+    from attnbench.measure.supervisor import Processes
     from attnbench.protocol.presets import preset
     from attnbench.quality.sources import text_file
 
@@ -197,25 +199,32 @@ def decode(
         batches=numbers("--batch", batch),
         primary=_place(primary) if primary else None,
     )
-    request = DecodeRequest(
-        model=model,
-        protocol=preset(protocol),
-        dtype=dtype,
-        device=device,
-        scopes=tuple(dict.fromkeys(scope or [Scope.STEP])),
-        modes=tuple(dict.fromkeys(mode or [])),
-        methods=tuple(method or []),
-        quality=None if no_quality else quality,
-        text=text_file(str(text or "")),
-        seed=seed,
-        threads=threads,
-        table=table,
-        products=products,
-    )
-    if plan:
-        show_plan(request, asked, as_json=as_json)
-        return
-    measured = measure(request, asked, book, as_json=as_json)
+    with Processes() as run:
+        if not plan:
+            run.ahead()  # it imports while this process does
+        with uncollected():
+            from attnbench.measure.plan import DecodeRequest
+
+            import_models()
+        request = DecodeRequest(
+            model=model,
+            protocol=preset(protocol),
+            dtype=dtype,
+            device=device,
+            scopes=tuple(dict.fromkeys(scope or [Scope.STEP])),
+            modes=tuple(dict.fromkeys(mode or [])),
+            methods=tuple(method or []),
+            quality=None if no_quality else quality,
+            text=text_file(str(text or "")),
+            seed=seed,
+            threads=threads,
+            table=table,
+            products=products,
+        )
+        if plan:
+            show_plan(request, asked, as_json=as_json)
+            return
+        measured = measure(request, asked, book, run, as_json=as_json)
     show_results(measured, ledger, as_json=as_json, breakdown=breakdown)
     if figure is not None:
         from attnbench.report.sweep_figure import draw
@@ -267,7 +276,9 @@ def _exit_code(measured: Measured, slower_allowed: float | None) -> int:
     return int(run_exit(measured.results, slower_allowed=allowed))
 
 
-def measure(request: DecodeRequest, asked: Asked, book: Ledger, *, as_json: bool) -> Measured:
+def measure(
+    request: DecodeRequest, asked: Asked, book: Ledger, run: Runner, *, as_json: bool
+) -> Measured:
     """Plan, run and record."""
     import msgspec
     from rich.console import Console
@@ -282,7 +293,7 @@ def measure(request: DecodeRequest, asked: Asked, book: Ledger, *, as_json: bool
         with report.stage("plan"):
             sweep = plan_sweep(request, asked.places, asked.primary)
         _tell_plan(sweep, report.note)
-        swept = Sweeper(sweep.plans, book, report).conduct()
+        swept = Sweeper(sweep.plans, book, report, run=run).conduct()
         with report.stage("verdicts"):
             results = sweep_results(sweep, swept)
             for result in results:

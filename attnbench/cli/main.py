@@ -129,6 +129,18 @@ def main() -> NoReturn:
     sys.exit(Exit.DONE)
 
 
+def command() -> NoReturn:
+    """`main` in a process of its own, which ends quickly."""
+    try:
+        main()
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        from attnbench.measure.lifeline import leave
+
+        leave(end.code)
+
+
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 

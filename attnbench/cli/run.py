@@ -106,16 +106,17 @@ def _measured(wanted: Wanted, book: Ledger, *, as_json: bool) -> Concluded:
     from attnbench.errors import AttnbenchError
     from attnbench.measure.conclusion import unfinished_runs
     from attnbench.measure.promised import PromisedRun
+    from attnbench.measure.supervisor import Processes
     from attnbench.report.progress import reporter
 
     source, promise, resume = wanted
-    with reporter(Console(stderr=True), json=as_json) as report:
+    with reporter(Console(stderr=True), json=as_json) as report, Processes() as run:
         if promise.exploratory:
             report.note(f"exploratory: {source.file.id} is not promised")
-        for run in unfinished_runs(records_of(book), promise):
-            if run != resume:
-                report.note(f"run {run} stopped without a verdict; its sessions stay counted")
-        promised = PromisedRun(source, promise, book, report, resume=resume)
+        for stopped in unfinished_runs(records_of(book), promise):
+            if stopped != resume:
+                report.note(f"run {stopped} stopped without a verdict; its sessions stay counted")
+        promised = PromisedRun(source, promise, book, report, run=run, resume=resume)
         try:
             return promised.conclude()
         except (KeyboardInterrupt, AttnbenchError):

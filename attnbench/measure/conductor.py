@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,7 +23,6 @@ from attnbench.measure.past import Past
 from attnbench.measure.place import Place
 from attnbench.measure.plan import Plan
 from attnbench.measure.reporter import Reporter
-from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import (
     ArmFailure,
     MemoryResult,
@@ -38,7 +38,7 @@ from attnbench.measure.tasks import (
     TaskPart,
 )
 from attnbench.measure.verdicts import arm_results
-from attnbench.measure.workers import RunTask, Workers
+from attnbench.measure.workers import Runner, Workers
 from attnbench.protocol.looks import decided, looks_of
 
 _R = TypeVar("_R", bound=PartResult)
@@ -60,9 +60,9 @@ class Swept:
 class Conductor:
     """One run of one plan. Whatever was recorded stays recorded when it fails or is interrupted.
 
-    `run` does a task in a process of its own, as `supervisor.run_task` does. A run under the
-    promise of a protocol file has one cell, shares its `name` with those of the file's other cells,
-    and goes on from its `past` where it stopped.
+    `run` does a task in a process of its own. A run under the promise of a protocol file has one
+    cell, shares its `name` with those of the file's other cells, and goes on from its `past` where
+    it stopped.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Conductor:
         ledger: Ledger,
         reporter: Reporter,
         *,
-        run: RunTask = run_task,
+        run: Runner,
         past: Past | None = None,
         name: str = "",
     ) -> None:
@@ -98,7 +98,7 @@ class Sweeper:
         ledger: Ledger,
         reporter: Reporter,
         *,
-        run: RunTask = run_task,
+        run: Runner,
         past: Past | None = None,
         name: str = "",
     ) -> None:
@@ -108,6 +108,7 @@ class Sweeper:
         self._seed = first.request.seed
         self._reporter = reporter
         self._environment = environment(first.facts)
+        self._runner = run
         self._workers = Workers(
             ledger,
             reporter,
@@ -130,8 +131,7 @@ class Sweeper:
         `Unsupported` where no place is left."""
         self._pilots()
         self._sessions()
-        self._or_failed(self._memory)
-        self._or_failed(self._quality)
+        self._beside()
         self._or_failed(self._profile)
         cites = tuple(self._workers.cites)
         return Swept(
@@ -194,6 +194,25 @@ class Sweeper:
         said = "every candidate is settled" if settled else "not settled yet"
         self._reporter.note(f"planned look after {done} sessions: {said}")
         return settled
+
+    def _beside(self) -> None:
+        """Memory and quality, in which nothing is timed: side by side where neither sees the other.
+
+        Of a GPU both want the memory, and bytes are asked of the device; on a CPU every process
+        counts its own tensors and its own resident set.
+        """
+        if not all(_has_room_for_two(place.plan) for place in self._standing):
+            self._or_failed(self._memory)
+            self._or_failed(self._quality)
+            return
+        with ThreadPoolExecutor(max_workers=1) as other:
+            quality = other.submit(self._quality)
+            try:
+                self._or_failed(self._memory)
+                self._or_failed(quality.result)
+            except BaseException:
+                self._runner.stop()
+                raise
 
     def _memory(self) -> None:
         tasks = {place.first_cell: place.memory_task() for place in self._standing}
@@ -284,6 +303,12 @@ class Sweeper:
             part()
         except AttnbenchError as error:
             self._failed.append(error)
+
+
+def _has_room_for_two(plan: Plan) -> bool:
+    """Whether two processes fit into memory beside each other, each with as much again as a session
+    needs: methods keep caches of their own."""
+    return plan.device == "cpu" and 4 * plan.needed_bytes <= plan.facts.memory_free_bytes
 
 
 def _places(plans: Sequence[Plan]) -> tuple[Place, ...]:

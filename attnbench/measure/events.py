@@ -16,6 +16,8 @@ import msgspec
 
 from attnbench.measure.tasks import TaskResult
 
+AHEAD = "ahead"  # argument of a worker that has no task yet: it imports what most tasks need
+
 
 class Doing(StrEnum):
     """What an arm is at."""

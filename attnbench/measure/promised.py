@@ -31,10 +31,9 @@ from attnbench.measure.past import Past, past_sessions
 from attnbench.measure.plan import Plan
 from attnbench.measure.promised_plan import labels_of, order_plan, plans_of
 from attnbench.measure.reporter import Reporter
-from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import PilotResult
 from attnbench.measure.verdicts import arm_results
-from attnbench.measure.workers import RunTask, new_run
+from attnbench.measure.workers import Runner, new_run
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell
 from attnbench.protocol.document import Quantity
@@ -57,8 +56,8 @@ class PromisedRun:
         ledger: Ledger,
         reporter: Reporter,
         *,
+        run: Runner,
         resume: str = "",
-        run: RunTask = run_task,
     ) -> None:
         self.name = resume or new_run()
         self._source = source

@@ -3,7 +3,7 @@
 A worker that dies or says what is no event ends as `WorkerFailed`, one that hangs as `WorkerHung`,
 with the end of its standard error; an error that it reports itself is raised here as the class it
 was there. On a hang or Ctrl-C the whole process group of the worker is killed, its forked children
-with it.
+with it. `Processes` does the same for workers side by side, and starts one ahead of its task.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
-from threading import Thread
-from typing import IO
+from threading import Lock, Thread
+from typing import IO, Self
 
 import msgspec
 
 from attnbench import errors
 from attnbench.errors import AttnbenchError, WorkerFailed, WorkerHung
 from attnbench.measure.events import (
+    AHEAD,
     Event,
     Failure,
     Kept,
@@ -35,7 +36,7 @@ from attnbench.measure.events import (
     Wanted,
     decode_event,
 )
-from attnbench.measure.tasks import ProductTask, Task, TaskResult, TuneTask
+from attnbench.measure.tasks import ProductTask, Task, TaskResult, TuneTask, has_model
 
 WORKER = (sys.executable, "-m", "attnbench.measure.worker")
 STDERR_LINES = 20
@@ -61,12 +62,90 @@ def run_task(
     `silence_s` seconds (or for as long as its last mark asked for), `WorkerFailed` when it dies or
     sends garbage, and otherwise the error that the worker reported.
     """
-    worker = _Worker(command)
+    return _done(_Worker(command), task, on_event, silence_s, exit_grace_s)
+
+
+def _done(
+    worker: _Worker,
+    task: Task | TuneTask | ProductTask,
+    on_event: OnEvent,
+    silence_s: float,
+    exit_grace_s: float,
+) -> TaskResult:
     try:
         worker.say(task)
         return worker.finish(_last_event(worker, silence_s, on_event), exit_grace_s)
     finally:
         worker.kill()
+
+
+class Processes:
+    """Runs tasks as `run_task` does, from any number of threads at once.
+
+    `ahead` starts the next worker before its task is known, and it imports what it needs meanwhile:
+    never while another one times. A worker lives no longer than the thread that started it. Use it
+    as a context: at its end a worker that got no task is gone.
+    """
+
+    def __init__(self, *, command: Sequence[str] = WORKER) -> None:
+        self._command = tuple(command)
+        self._lock = Lock()
+        self._waiting: _Worker | None = None
+        self._working: set[_Worker] = set()
+        self._stopped = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            waiting.kill(ask=False)
+
+    def __call__(self, task: Task, on_event: OnEvent, silence_s: float) -> TaskResult:
+        """What `run_task` returns or raises, and KeyboardInterrupt once `stop` was called."""
+        worker = self._taken(task)
+        try:
+            return _done(worker, task, on_event, silence_s, EXIT_GRACE_S)
+        except WorkerFailed:
+            if self._stopped:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            with self._lock:
+                self._working.discard(worker)
+
+    def ahead(self) -> None:
+        """Start the worker of the next task, where none waits already."""
+        with self._lock:
+            if self._waiting is None and not self._stopped:
+                self._waiting = _Worker((*self._command, AHEAD))
+
+    def stop(self) -> None:
+        """End every worker: what waits for one of them, in whichever thread, is interrupted."""
+        with self._lock:
+            self._stopped = True
+            working = tuple(self._working)
+        try:
+            for worker in working:
+                worker.send(signal.SIGINT)
+            _wait_until(lambda: all(each.has_ended for each in working), INTERRUPT_GRACE_S)
+        finally:
+            for worker in working:
+                worker.send(signal.SIGKILL)
+
+    def _taken(self, task: Task) -> _Worker:
+        """The worker that waits, or a new one: where no model is loaded, that holds less."""
+        with self._lock:
+            if self._stopped:
+                raise KeyboardInterrupt
+            if self._waiting is not None and has_model(task):
+                worker, self._waiting = self._waiting, None
+            else:
+                worker = _Worker(self._command)
+            self._working.add(worker)
+        return worker
 
 
 def _last_event(worker: _Worker, silence_s: float, on_event: OnEvent) -> Result | Failure | None:
@@ -133,12 +212,21 @@ class _Worker:
             raise self._ended(status)
         return last.result
 
-    def kill(self) -> None:
+    @property
+    def has_ended(self) -> bool:
+        """Whether the process itself has."""
+        return self._process.poll() is not None
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it to the process group; the thread that hears the worker sees to its end."""
+        _signal_group(self._process.pid, number)
+
+    def kill(self, *, ask: bool = True) -> None:
         """End the process and whatever is left of its group: first asked, then made to."""
         if self._gone:
             return
         try:
-            if self._process.poll() is None:
+            if ask and self._process.poll() is None:
                 _signal_group(self._process.pid, signal.SIGINT)
                 _wait_until(lambda: self._process.poll() is not None, INTERRUPT_GRACE_S)
         finally:  # also when Ctrl-C is pressed again meanwhile

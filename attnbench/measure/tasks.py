@@ -521,6 +521,13 @@ class SweepResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", t
 TaskResult = PartResult | SweepResult | TuneResult | ProductResult
 
 
+def has_model(task: Task | TuneTask | ProductTask) -> bool:
+    """Whether a model is loaded for it; not where memory is counted."""
+    if isinstance(task, TuneTask | ProductTask):
+        return isinstance(task, ProductTask)
+    return not isinstance(parts_of(task)[0], MemoryTask | FitTask)
+
+
 def parts_of(task: Task) -> tuple[TaskPart, ...]:
     """The tasks that a worker does, of which there may be one."""
     return task.parts if isinstance(task, SweepTask) else (task,)

@@ -283,6 +283,7 @@ def cheap_collections() -> Iterator[None]:
 
     Else every collection, also one within a timed step, walks all of transformers.
     """
+    gc.unfreeze()  # imports, which the collector is to have counted: it then looks less often
     gc.collect()
     gc.freeze()
     try:

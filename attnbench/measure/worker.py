@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib import import_module
 
 import msgspec
 
 from attnbench import errors
 from attnbench.errors import AttnbenchError, Exit
-from attnbench.measure.events import EventWriter, Failure, Result, take_stdout
-from attnbench.measure.lifeline import end_with_parent
+from attnbench.measure.events import AHEAD, EventWriter, Failure, Result, take_stdout
+from attnbench.measure.imports import import_models, uncollected
+from attnbench.measure.lifeline import end_with_parent, leave
 from attnbench.measure.tasks import (
     Bench,
     FitTask,
@@ -28,6 +30,7 @@ from attnbench.measure.tasks import (
     Task,
     TaskResult,
     TuneTask,
+    has_model,
     parts_of,
 )
 
@@ -37,7 +40,10 @@ def main() -> int:
     end_with_parent()
     events = take_stdout()
     try:
+        if AHEAD in sys.argv[1:]:
+            import_ahead()
         task = msgspec.json.decode(sys.stdin.buffer.readline(), type=Task | TuneTask | ProductTask)
+        import_ahead(models=has_model(task))
         prepare(task)
         events.send(Result(result=perform(task, events)))
     except KeyboardInterrupt:
@@ -49,12 +55,18 @@ def main() -> int:
     return Exit.DONE
 
 
-def prepare(task: Task | TuneTask | ProductTask) -> None:
-    """Fix what must not differ between sessions: threads and seeds.
-
-    Compilers work in this thread: processes of theirs would be taken for an arm's.
-    """
+def import_ahead(*, models: bool = True) -> None:
+    """Import what a task needs, with `models` what one with a model does."""
+    # Processes of torch's compilers would be taken for an arm's: they work in this thread.
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    with uncollected():
+        import_module("attnbench.measure.session")
+        if models:
+            import_models()
+
+
+def prepare(task: Task | TuneTask | ProductTask) -> None:
+    """Fix what must not differ between sessions: threads and seeds."""
     import torch
 
     if isinstance(task, TuneTask):
@@ -114,4 +126,4 @@ def failure_event(error: Exception) -> Failure:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -43,6 +43,16 @@ BASELINES = (Role.BASELINE, Role.BASELINE_AGAIN)
 RunTask = Callable[[Task, OnEvent, float], TaskResult]
 
 
+class Runner(Protocol):
+    """Runs tasks in processes of their own, some side by side (`supervisor.Processes`)."""
+
+    def __call__(self, task: Task, on_event: OnEvent, silence_s: float) -> TaskResult:
+        """What came of a task; KeyboardInterrupt once `stop` was called."""
+
+    def stop(self) -> None:
+        """End every worker, those of other threads too."""
+
+
 class Show(Protocol):
     """Shows how far a worker is."""
 
@@ -78,6 +88,7 @@ class Workers:
         self._marks = _marks(promise, cell)
         self._promised = (promise.registration,) if promise and promise.registration else ()
         self._known: dict[str, TaskResult] = {}
+        self._interrupted = False
 
     def go_on(self, past: Past) -> None:
         """Be the run that stopped: what it has closed is not measured again.
@@ -132,10 +143,13 @@ class Workers:
 
     def _leave_out(self, task: Task, overseer: Overseer, error: WorkerFailed) -> None:
         """Blame the arm that was running; raises the error again where there is none to blame."""
-        arms = [arm for part in parts_of(task) for arm in part.bench.arms]
+        parts = parts_of(task)
+        arms = [arm for part in parts for arm in part.bench.arms]
         lost = next((arm for arm in arms if arm.label == overseer.busy), None)
-        if lost is None or lost.role in BASELINES or lost.label in self.left_out:
+        if lost is None or lost.role in BASELINES or lost.label in parts[0].bench.left_out:
             raise error
+        if lost.label in self.left_out:  # by a worker beside this one
+            return
         reason = error.reason or (Reason.HUNG if isinstance(error, WorkerHung) else "")
         self.left_out[lost.label] = ArmFailure(
             type=type(error).__name__,
@@ -171,7 +185,7 @@ class Workers:
             result = overseer.timed(self._watched(task, overseer))
         except KeyboardInterrupt:
             self._record("aborted", session, cites=(opened,), why="interrupted")
-            self._reporter.note(f"interrupted: run {self.run} ends as aborted in the ledger")
+            self._tell_interrupted()
             raise
         except AttnbenchError as error:
             self._record("failed", session, cites=(opened,), error=error.message)
@@ -179,6 +193,12 @@ class Workers:
         blob = self._ledger.put_blob(gzip.compress(msgspec.json.encode(result), mtime=0))
         self.cites.append(self._record("closed", session, cites=(opened,), samples=blob))
         return result
+
+    def _tell_interrupted(self) -> None:
+        """Once, however many workers ran side by side."""
+        if not self._interrupted:
+            self._interrupted = True
+            self._reporter.note(f"interrupted: run {self.run} ends as aborted in the ledger")
 
     def _watched(self, task: Task, overseer: Overseer) -> TaskResult:
         """The worker's result; when it dies or hangs, the error says at what."""

@@ -102,6 +102,9 @@ class FakeWorkers:
         self.results[name] = self._result(task)
         return self.results[name]
 
+    def stop(self) -> None:
+        """There is no process to end."""
+
     def _result(self, task: Task) -> TaskResult:
         if isinstance(task, SweepTask):
             return SweepResult(parts=tuple(self._part(part) for part in task.parts))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import replace
+from threading import Barrier, Event
 
 import msgspec
 import pytest
 
 from attnbench.errors import AttnbenchError, Unsupported, WorkerFailed, WorkerHung
 from attnbench.ledger import Ledger, verify
+from attnbench.ledger.folding import phases as conclusions_of
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.events import Doing, Mark
 from attnbench.measure.evidence import Evidence
@@ -20,10 +22,14 @@ from attnbench.measure.workers import SILENCE_S
 from attnbench.protocol.cell import Mode, Role, Scope
 from attnbench.protocol.looks import protocol_at
 from attnbench.protocol.presets import SEQUENTIAL
-from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, NoteTaker, broke
+from tests.measure.fake_workers import UNSUPPORTED, FakeWorkers, NoteTaker, broke, name_of
 from tests.measure.planned import EAGER, INT8, MATH, SDPA, SINK, ZERO, plan, request
 
 ORDER = ["pilot", 0, 1, 2, "memory", "quality"]
+TIMED = ORDER[:-2]  # alone on the machine; memory and quality run side by side on a CPU
+
+
+LONGEST_S = 60.0  # nothing waits for it when all is well
 
 
 @pytest.fixture
@@ -41,25 +47,98 @@ def conduct(
     return Conductor(described or plan(), ledger, told or NoteTaker(), run=workers).conduct()
 
 
+def conclusions(ledger: Ledger) -> dict[str, str]:
+    """How each session ended that was opened, by its opening record."""
+    return conclusions_of(ledger.records())
+
+
 def phases(ledger: Ledger) -> list[tuple[str, object]]:
     if not ledger.path.exists():
         return []
     return [(record.body["phase"], record.body["session"]) for record in ledger.records()]
 
 
-def test_pilot_sessions_memory_and_quality_run_in_this_order(ledger):
+def test_pilot_and_sessions_run_in_this_order_and_memory_and_quality_after_them(ledger):
     workers = FakeWorkers()
     conduct(ledger, workers)
-    assert list(workers.tasks) == ORDER
+    assert list(workers.tasks)[:-2] == TIMED
+    assert set(workers.tasks) == set(ORDER)
 
 
-def test_every_worker_is_opened_before_it_starts_and_closed_before_the_next(ledger):
+def test_every_worker_is_opened_before_it_starts_and_those_that_time_are_closed_before_the_next(
+    ledger,
+):
     workers = FakeWorkers()
     conduct(ledger, workers)
-    both = [(phase, name) for name in ORDER for phase in ("opened", "closed")]
-    for index, name in enumerate(ORDER):
+    both = [(phase, name) for name in TIMED for phase in ("opened", "closed")]
+    for index, name in enumerate(TIMED):
         assert workers.seen[name] == both[: 2 * index + 1]
-    assert phases(ledger) == both
+    assert phases(ledger)[: len(both)] == both
+    for name in ("memory", "quality"):
+        assert workers.seen[name][: len(both)] == both
+        assert ("opened", name) in workers.seen[name]
+        assert ("closed", name) not in workers.seen[name]
+    assert sorted(phases(ledger)[len(both) :]) == sorted(
+        (phase, name) for name in ("memory", "quality") for phase in ("opened", "closed")
+    )
+
+
+class Meeting(FakeWorkers):
+    """Memory and quality each wait until the other has begun; `fault` is raised by one of them
+    while the other goes on until it is stopped."""
+
+    def __init__(self, fault=None):
+        super().__init__()
+        self.together, self.stopped, self.fault = Barrier(2), Event(), fault or {}
+
+    def stop(self):
+        self.stopped.set()
+
+    def __call__(self, task, on_event, silence_s):
+        name = name_of(task)
+        if name in ("memory", "quality"):
+            self.together.wait(LONGEST_S)
+            if name in self.fault:
+                raise self.fault[name]
+            if self.fault:
+                assert self.stopped.wait(LONGEST_S)
+                raise KeyboardInterrupt
+        return super().__call__(task, on_event, silence_s)
+
+
+def test_on_a_cpu_memory_and_quality_run_side_by_side_and_both_are_recorded(ledger):
+    evidence = conduct(ledger, Meeting())
+    assert (evidence.failed, evidence.memory is None, evidence.quality is None) == (
+        (),
+        False,
+        False,
+    )
+    assert phases(ledger)[-4:-2] in (
+        [("opened", "memory"), ("opened", "quality")],
+        [("opened", "quality"), ("opened", "memory")],
+    )
+    assert verify(ledger.path).exit_code == 0
+    assert set(conclusions(ledger).values()) == {"closed"}
+
+
+@pytest.mark.parametrize(
+    "described", [replace(plan(), device="cuda"), replace(plan(), cache_bytes=2 << 30)]
+)
+def test_on_a_gpu_and_in_little_memory_quality_waits_for_memory(ledger, described):
+    workers = FakeWorkers()
+    conduct(ledger, workers, described)
+    after = workers.seen["quality"]
+    assert after.index(("closed", "memory")) < after.index(("opened", "quality"))
+
+
+def test_an_interrupt_aborts_both_that_run_side_by_side_and_is_told_once(ledger):
+    workers, told = Meeting({"memory": KeyboardInterrupt()}), NoteTaker()
+    with pytest.raises(KeyboardInterrupt):
+        conduct(ledger, workers, told=told)
+    ends = list(conclusions(ledger).values())
+    assert ends == ["closed"] * len(TIMED) + ["aborted"] * 2
+    assert verify(ledger.path).exit_code == 0
+    assert len([note for note in told.notes if "interrupted" in note]) == 1
 
 
 def test_the_opening_record_holds_the_task_the_protocol_and_the_environment(ledger):
@@ -89,7 +168,8 @@ def test_a_blob_of_a_closed_session_decodes_to_what_the_worker_sent(ledger):
 def test_the_evidence_cites_every_closed_session_and_these_cite_their_opening(ledger):
     evidence = conduct(ledger, FakeWorkers())
     records = {record.id: record for record in ledger.records()}
-    assert [records[cited].body["session"] for cited in evidence.cites] == ORDER
+    cited_sessions = [records[cited].body["session"] for cited in evidence.cites]
+    assert (cited_sessions[:-2], set(cited_sessions)) == (TIMED, set(ORDER))
     for cited in evidence.cites:
         (opening,) = records[cited].cites
         assert records[opening].body["phase"] == "opened"
@@ -243,7 +323,7 @@ def test_without_an_exact_arm_there_is_no_baseline_and_the_error_says_why(ledger
     assert "sdpa: no kernel" in refusal.value.hint
 
 
-@pytest.mark.parametrize("name", ORDER)
+@pytest.mark.parametrize("name", TIMED)
 def test_an_interrupt_leaves_an_aborted_session_and_a_ledger_that_verifies(ledger, name):
     told = NoteTaker()
     with pytest.raises(KeyboardInterrupt):
@@ -306,7 +386,7 @@ FAR_APART = {INT8.label: 800.0, SINK.label: 700.0}
 def test_a_run_ends_at_the_look_at_which_every_candidate_is_settled(ledger):
     told, workers = NoteTaker(), FakeWorkers(FAR_APART)
     evidence = conduct(ledger, workers, plan(request=request(protocol=LOOKING)), told)
-    assert list(workers.tasks) == ORDER
+    assert set(workers.tasks) == set(ORDER)
     assert len(evidence.sessions) == 3
     assert "planned look after 3 sessions: every candidate is settled" in told.notes
     assert [stage for stage in told.stages if "session 3" in stage] == ["session 3 of 8"]
@@ -373,14 +453,9 @@ def test_progress_of_a_worker_reaches_the_display(ledger):
     told = NoteTaker()
     conduct(ledger, FakeWorkers(), plan(arms=(SDPA, EAGER, INT8, ZERO)), told)
     assert told.updates[0] == (1, 2, "step of pilot")
-    assert [stage.split(":")[0] for stage in told.stages] == [
-        "pilot",
-        "session 1 of 3",
-        "session 2 of 3",
-        "session 3 of 3",
-        "memory",
-        "quality",
-    ]
+    stages = [stage.split(":")[0] for stage in told.stages]
+    assert stages[:-2] == ["pilot", "session 1 of 3", "session 2 of 3", "session 3 of 3"]
+    assert set(stages[-2:]) == {"memory", "quality"}
 
 
 def test_a_result_of_another_kind_is_an_error(ledger):

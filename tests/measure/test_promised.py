@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from threading import Lock
 
 import msgspec
 import pytest
@@ -33,6 +34,7 @@ SOURCE = source_of(SPEED, QUICK)
 IDENTITY = inspect("embedded").identity
 FAST = {"int8_kv,impl=torch": 500.0, "sink_window,window=64,impl=torch": 800.0, "zero_cost": 400.0}
 SESSIONS = ["pilot", 0, 1, 2, "memory", "quality"]
+TIMED = SESSIONS[:4]
 RESULTS = 6  # the baseline pair, the other exact arm, the two of the file, zero_cost
 APPENDS = 2 * len(SESSIONS) + RESULTS + 1  # the last is the claim
 
@@ -45,6 +47,12 @@ class Workers(FakeWorkers):
         return msgspec.structs.replace(session, model_identity=IDENTITY)
 
 
+def assert_order(names, expected):
+    """In this order, but for memory and quality, which run side by side."""
+    assert [name for name in names if name in TIMED] == [n for n in expected if n in TIMED]
+    assert sorted(map(str, names)) == sorted(map(str, expected))
+
+
 class Killed(BaseException):
     """As `kill -9` would end it: nothing that runs afterwards writes a record."""
 
@@ -54,16 +62,17 @@ class Dying(Ledger):
 
     def __init__(self, path: Path, at: int, *, written: bool) -> None:
         super().__init__(path)
-        self._left, self._written = at, written
+        self._left, self._written, self._lock = at, written, Lock()
 
     def append(self, kind, body, *, cites=()):
-        self._left -= 1
-        if self._left == 0 and not self._written:
-            raise Killed
-        record = super().append(kind, body, cites=cites)
-        if self._left == 0:
-            raise Killed
-        return record
+        with self._lock:  # of two that run side by side none writes after the death
+            self._left -= 1
+            if self._left < 0 or (self._left == 0 and not self._written):
+                raise Killed
+            record = super().append(kind, body, cites=cites)
+            if self._left == 0:
+                raise Killed
+            return record
 
 
 class Bench:
@@ -257,21 +266,23 @@ def test_a_run_that_was_killed_goes_on_and_hides_nothing(promised_bench, at, wri
         with pytest.raises(UsageError, match=r"began as this one|nothing to go on with"):
             bench.run(resume=True)
         return
-    killed_in = at - (not written)
-    in_a_session = killed_in < 2 * len(SESSIONS) and killed_in % 2 == 1
+    closed = [r.body["session"] for r in bench.records() if r.body.get("phase") == "closed"]
+    left = [r.body["session"] for r in bench.records() if r.body.get("phase") == "opened"]
+    left = [name for name in left if name not in closed]
+    assert len(bench.records()) == 1 + at - (not written)
+    assert len(left) <= (2 if len(closed) >= len(TIMED) else 1)
     workers = Workers(FAST)
     done = bench.run(workers, resume=True)
-    closed = min(killed_in // 2, len(SESSIONS))
-    assert list(workers.tasks) == SESSIONS[closed:]
+    assert_order(list(workers.tasks), [name for name in SESSIONS if name not in closed])
     assert done.judgement.verdict.outcome is Outcome.SUPPORTED
-    assert done.sessions.opened == len(SESSIONS) + in_a_session
-    assert (done.sessions.closed, done.sessions.abandoned) == (len(SESSIONS), int(in_a_session))
+    assert done.sessions.opened == len(SESSIONS) + len(left)
+    assert (done.sessions.closed, done.sessions.abandoned) == (len(SESSIONS), len(left))
     assert len(bench.records(Kind.RESULT)) == RESULTS
-    assert len(fold(bench.records()).abandoned) == in_a_session
+    assert len(fold(bench.records()).abandoned) == len(left)
     assert {r.body["run"] for r in bench.records(Kind.SESSION, Kind.CLAIM)} == {done.run}
     cited = {id for result in bench.records(Kind.RESULT) for id in result.cites}
     of_sessions = [r for r in bench.records(Kind.SESSION) if r.id in cited]
-    assert [r.body["session"] for r in of_sessions] == SESSIONS
+    assert_order([r.body["session"] for r in of_sessions], SESSIONS)
     assert {r.body["phase"] for r in of_sessions} == {"closed"}
     assert verify(bench.ledger.path).is_sound
 
@@ -368,7 +379,7 @@ def test_several_cells_are_one_run_each_with_its_sessions(bench):
         bench.run(source=both, ledger=Dying(bench.ledger.path, APPENDS + 2, written=True))
     workers = Workers(FAST)
     done = bench.run(workers, both, resume=True)
-    assert list(workers.tasks) == SESSIONS[1:]
+    assert_order(list(workers.tasks), SESSIONS[1:])
     assert [c.cell.context for c in done.judgement.cells] == [1024, 512]
     assert str(done.sessions) == "13 opened: 12 closed, 1 abandoned"
     assert len(bench.records(Kind.RESULT)) == 2 * RESULTS

@@ -48,7 +48,8 @@ def conducted(ledger, workers, *plans, told=None) -> Swept:
 def test_every_worker_does_all_places_and_they_are_sessions_as_those_of_one_place_are(ledger):
     workers = FakeWorkers()
     swept = conducted(ledger, workers, place(512), place(1024), place(1024, 4))
-    assert list(workers.tasks) == NAMES
+    assert list(workers.tasks)[:4] == NAMES[:4]
+    assert set(workers.tasks) == set(NAMES)
     for name in NAMES[:-1]:
         assert isinstance(workers.tasks[name], SweepTask)
         at = {(part.bench.context, part.bench.batch) for part in workers.tasks[name].parts}

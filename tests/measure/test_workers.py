@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from threading import Barrier
 
 import msgspec
 import pytest
@@ -57,6 +59,27 @@ class Deadly:
                 if arm.label in self.errors:
                     raise self.errors[arm.label]
         return self.answer(task)
+
+
+def test_an_arm_that_two_workers_side_by_side_do_not_survive_costs_neither_its_result(ledger):
+    both = Barrier(2)
+
+    class Beside(Deadly):
+        def __call__(self, task, on_event, silence_s):
+            if any(arm.label == "int8_kv" for arm in task.bench.arms):
+                both.wait(60)
+            return super().__call__(task, on_event, silence_s)
+
+    workers, told = hired(ledger, Beside({"int8_kv": HUNG}))
+    with ThreadPoolExecutor(1) as other:
+        quality = other.submit(workers.work, "quality", QUALITY, QualityResult, told.update)
+        memory = workers.work("memory", MEMORY, MemoryResult, told.update)
+    for result in (memory, quality.result()):
+        assert set(result.arms) == {"sdpa", "sink_window"}
+    assert set(workers.left_out) == {"int8_kv"}
+    assert len([note for note in told.notes if "left out" in note]) == 1
+    assert sorted(phases(ledger)) == ["closed"] * 2 + ["failed"] * 2 + ["opened"] * 4
+    assert verify(ledger.path).exit_code == 0
 
 
 @pytest.fixture

@@ -39,6 +39,34 @@ def test_a_live_line_holds_a_long_arm_within_a_hundred_columns():
     assert f" {arm} 0:00:0" in console.file.getvalue()
 
 
+def side_by_side(console: Console, *, json: bool = False) -> str:
+    with (
+        reporter(console, json=json) as report,
+        report.stage("memory: each arm alone") as memory,
+        report.stage("quality: outputs against SDPA") as quality,
+    ):
+        memory.update(1, 2, "int8_kv")
+        quality.update(3, 9, "layer 4")
+    return console.file.getvalue()
+
+
+def test_of_two_parts_at_once_a_pipe_gets_a_beginning_and_an_end_each():
+    lines = side_by_side(Console(file=io.StringIO(), width=80)).splitlines()
+    assert lines[:2] == ["memory: each arm alone …", "quality: outputs against SDPA …"]
+    assert sorted(line.rpartition(":")[0] for line in lines[2:]) == [
+        "memory: each arm alone",
+        "quality: outputs against SDPA",
+    ]
+
+
+def test_of_two_parts_at_once_a_terminal_shows_both_lines():
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    shown = side_by_side(console)
+    assert "memory" in shown
+    assert "quality" in shown
+    assert side_by_side(Console(file=io.StringIO(), force_terminal=True), json=True) == ""
+
+
 def test_with_json_nothing_is_told():
     assert told(Console(file=io.StringIO(), force_terminal=True), json=True) == ""
 
