@@ -230,7 +230,7 @@ def test_the_model_is_looked_at_once(on, monkeypatch):
     on("cpu", 8 << 30)
     seen: list[ModelInfo] = []
     monkeypatch.setattr(
-        "attnbench.measure.sweep_plan.inspect", lambda spec: seen.append(inspect(spec)) or seen[-1]
+        "attnbench.measure.plan.inspect", lambda spec: seen.append(inspect(spec)) or seen[-1]
     )
     plan_sweep(request(), [(256, 1), (512, 1), (512, 2)])
     assert len(seen) == 1
