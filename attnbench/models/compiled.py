@@ -23,8 +23,8 @@ from attnbench.models.opaque import NUMBER
 from attnbench.models.siblings import InTurn, OneProduct, merged_siblings
 
 # What an opaque operation was given and returned is looked at after the step: no buffer of the
-# graph is used twice. Whether the few rows of a product are padded by a kernel of their own would be
-# chosen by timing once, by chance: on an H100 the same step had 201 kernels or 217 (1.323 or
+# graph is used twice. Whether the few rows of a product are padded, by a kernel more, would be
+# chosen by timing it once, by chance: on an H100 the same step had 201 kernels or 217 (1.323 or
 # 1.349 ms; runs 8175bbb7abec and 1e105fedfc2f).
 OPTIONS = {"allow_buffer_reuse": False, "inplace_buffers": False, "shape_padding": False}
 
