@@ -136,7 +136,7 @@ def surprised(bench: Workbench, arm: BenchArm) -> tuple[StepCheck, ...]:
             for shape, tap, out in zip(shapes, arm.taps(), outputs, strict=True)
             if visit == 0 or shape is shapes[drawn]
         ]
-    return tuple(checked(bench, arm.method, shape, tap, visit) for visit, shape, tap in kept)
+    return checked(bench, arm.method, kept)
 
 
 def hold_up(device: torch.device) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from attnbench.errors import SessionLost
 from attnbench.measure.events import Doing, Mark, Pick, Talk, Wanted
 from attnbench.measure.failing import failure_of, recover
-from attnbench.measure.taps import KeptStep, Tap, WholeStep
+from attnbench.measure.taps import KeptStep, Tap, WholeStep, fetched
 from attnbench.measure.visits import Walk
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
@@ -40,9 +40,7 @@ def rechecked(
         talk.mark(Mark(arm=arm.label, doing=Doing.PROBED, cell=0))
         try:
             method = parse(arm.method).resolved(bench.device)
-            for pick in picks:
-                kept: KeptStep = walk.kept[arm.label][pick.visit]
-                found[arm.label] += _step_checks(bench, mode, method, kept, pick)
+            found[arm.label] += _picked(bench, mode, method, walk.kept[arm.label], picks)
             world.require_unchanged(thoroughly=False)
             bench.require_intact()
         except SessionLost:
@@ -55,24 +53,40 @@ def rechecked(
     return {label: tuple(checks) for label, checks in found.items()}
 
 
-def _step_checks(
-    bench: Workbench, mode: Mode, method: Method, kept: KeptStep, pick: Pick
+def _picked(
+    bench: Workbench, mode: Mode, method: Method, kept: Sequence[KeptStep], picks: Sequence[Pick]
 ) -> Iterator[StepCheck]:
-    shape = bench.tables.shapes[pick.layer]
-    yield checked(bench, method, shape, kept.taps[pick.layer], pick.visit)
-    if pick.layer == 0 and kept.step is not None:
-        yield _rest_checked(bench, mode, kept.taps, kept.step, pick.visit)
+    shapes = bench.tables.shapes
+    taps = [(pick.visit, shapes[pick.layer], kept[pick.visit].taps[pick.layer]) for pick in picks]
+    yield from checked(bench, method, taps)
+    for visit in dict.fromkeys(pick.visit for pick in picks if pick.layer == 0):
+        step = kept[visit].step
+        if step is not None:
+            yield _rest_checked(bench, mode, kept[visit].taps, step, visit)
 
 
 @torch.no_grad()
-def checked(bench: Workbench, method: Method, shape: LayerShape, tap: Tap, visit: int) -> StepCheck:
-    """One layer's step against what the method is, over the bench's cache as it is now."""
+def checked(
+    bench: Workbench, method: Method, taps: Sequence[tuple[int, LayerShape, Tap]]
+) -> tuple[StepCheck, ...]:
+    """Steps of single layers, each of a visit, against what the method is, over the bench's cache
+    as it is now. A GPU is asked for all of them before one is waited for."""
+    rights = fetched([_defined(bench, method, shape, tap) for _, shape, tap in taps])
+    checks = []
+    for (visit, shape, tap), right in zip(taps, rights, strict=True):
+        error, worst_head = errors(tap.out, right)
+        layer = shape.layer
+        checks.append(StepCheck(visit=visit, layer=layer, error=error, worst_head=worst_head))
+    return tuple(checks)
+
+
+def _defined(bench: Workbench, method: Method, shape: LayerShape, tap: Tap) -> Tensor:
+    """What the method's definition gives, in float64."""
     layer = method.reference_layer(shape)
     layer.prefill(bench.cache.views[shape.layer])
     right = layer.decode(*(each.to(bench.device) for each in (tap.q, tap.k, tap.v)))
     layer.reset()
-    error, worst_head = errors(tap.out, right.double().cpu())
-    return StepCheck(visit=visit, layer=shape.layer, error=error, worst_head=worst_head)
+    return right.to(torch.float64, copy=True)  # it may lie where the next one will
 
 
 def _rest_checked(

@@ -31,11 +31,17 @@ class Tap:
 
 def copied(taps: Sequence[Tap]) -> tuple[Tap, ...]:
     """Copies on the host, fetched from the device at once."""
-    tensors = [each for tap in taps for each in (tap.q, tap.k, tap.v, tap.out)]
+    host = iter(fetched([each for tap in taps for each in (tap.q, tap.k, tap.v, tap.out)]))
+    return tuple(Tap(*fields) for fields in zip(host, host, host, host, strict=True))
+
+
+def fetched(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors of one dtype on the host, in memory of their own, fetched at once."""
+    if not tensors:
+        return []
     flat = host_copy(torch.cat([Tensor.reshape(Tensor.detach(each), (-1,)) for each in tensors]))
-    pieces = iter(torch.split(flat, [each.numel() for each in tensors]))
-    shaped = (next(pieces).view(each.shape) for each in tensors)
-    return tuple(Tap(*fields) for fields in zip(shaped, shaped, shaped, shaped, strict=True))
+    pieces = torch.split(flat, [each.numel() for each in tensors])
+    return [piece.view(each.shape) for piece, each in zip(pieces, tensors, strict=True)]
 
 
 def host_copy(tensor: Tensor) -> Tensor:

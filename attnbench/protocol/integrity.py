@@ -215,14 +215,16 @@ def _cached(conduct: Conduct) -> str:
 
 def _last_steps_late(conduct: Conduct) -> str:
     """What disturbs a machine makes steps slower, never quicker: so the quicker visits speak, the
-    lower quarter of each session's, and where there is one session alone the quickest."""
+    lower quarter of each session's, and where there is one session alone the quickest. Of the
+    baseline only what makes its last steps late counts: where its others were disturbed, its last
+    ones look quick."""
     alone = len(conduct.last_steps) == 1
     limit = LAST_STEP_RATIO_OF_ONE if alone else LAST_STEP_RATIO
     found = [
         (_quicker(arm, alone=alone), _quicker(base, alone=alone))
         for arm, base in conduct.last_steps
     ]
-    if not found or min(arm / base for arm, base in found) <= limit:
+    if not found or min(arm / max(base, 1.0) for arm, base in found) <= limit:
         return ""
     return (
         f"the last step of a visit, which is the one that is checked, takes "

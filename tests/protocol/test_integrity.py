@@ -119,6 +119,9 @@ def test_nothing_is_found_where_nothing_was_seen():
         ([([5.6, 4.7, 3.1, 1.0], [1.0] * 4)], None),
         ([([9.0] * 8 + [1.0] * 4, [1.0] * 12)] * 3, None),
         ([([9.0] * 9 + [1.0] * 3, [1.0] * 12)] * 3, Reason.CACHED),
+        # Nor does what disturbed the baseline's other steps make an arm's last ones late.
+        ([([1.0] * 4, [0.3] * 4)], None),
+        ([([1.4] * 4, [0.8] * 4)] * 3, None),
         ([([], [])], None),
     ],
 )
