@@ -8,8 +8,6 @@ kernels for any operator of torch.
 
 from __future__ import annotations
 
-from functools import cache
-
 import torch
 
 SHARED = (
@@ -41,10 +39,27 @@ def all_operators() -> tuple[str, ...]:
     return tuple(torch._C._dispatch_get_all_op_names())
 
 
-def kernels(operators: tuple[str, ...]) -> dict[str, str]:
-    """Their kernels by operator, and what the dispatcher calls where an operator has none."""
-    found = {name: _where_it_runs(torch._C._dispatch_dump(name)) for name in operators}
-    return {**found, "fallbacks": _where_it_runs(torch._C._dispatch_dump_table(FALLBACKS))}
+class Kernels:
+    """The kernels of some operators, by operator, and what the dispatcher calls where one has none.
+
+    As long as it says the same it is not read again, only compared.
+    """
+
+    def __init__(self, operators: tuple[str, ...]) -> None:
+        self._operators = operators
+        self._said: tuple[str, ...] = ()
+        self._found: dict[str, str] = {}
+
+    def __call__(self) -> dict[str, str]:
+        """As they are now."""
+        said = (
+            *map(torch._C._dispatch_dump, self._operators),
+            torch._C._dispatch_dump_table(FALLBACKS),
+        )
+        if said != self._said:
+            names = (*self._operators, "fallbacks")
+            self._said, self._found = said, dict(zip(names, map(_where_it_runs, said), strict=True))
+        return self._found
 
 
 def registrations(known: frozenset[str]) -> dict[str, str]:
@@ -53,7 +68,6 @@ def registrations(known: frozenset[str]) -> dict[str, str]:
     return {name: "" for name in new if not name.rpartition("/")[2].startswith(OTHER_KEYS)}
 
 
-@cache  # the texts are the same at every look
 def _where_it_runs(dump: str) -> str:
     lines = dump.splitlines()
     return "\n".join(sorted(line for line in lines if not line.startswith(OTHER_KEYS)))

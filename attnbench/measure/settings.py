@@ -18,7 +18,7 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import _pop_mode
 
-from attnbench.measure.dispatcher import all_operators, kernels, registrations, step_operators
+from attnbench.measure.dispatcher import Kernels, all_operators, registrations, step_operators
 from attnbench.measure.precision import precision, set_precision
 
 # Compilers of kernels note down here, on first use, where their caches and tools lie.
@@ -235,9 +235,9 @@ def _of_products() -> tuple[Flag, ...]:
 def _of_the_dispatcher(device: torch.device) -> tuple[Flag, ...]:
     known = frozenset(torch.library._impls)
     return (
-        Flag("dispatcher", partial(kernels, step_operators(device))),
+        Flag("dispatcher", Kernels(step_operators(device))),
         Flag("registrations", partial(registrations, known)),
-        Flag("whole dispatcher", partial(kernels, all_operators()), slow=True),
+        Flag("whole dispatcher", Kernels(all_operators()), slow=True),
     )
 
 
