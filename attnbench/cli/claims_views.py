@@ -15,8 +15,9 @@ from attnbench.cli.tabular import Grid
 from attnbench.ledger import Record
 from attnbench.protocol.adjudication import Adjudicated
 from attnbench.protocol.claim import Outcome
-from attnbench.protocol.claim_file import ImportedClaim, Rule
+from attnbench.protocol.claim_file import ImportedClaim
 from attnbench.protocol.claim_log import Imported, Standing
+from attnbench.report.rule_words import bound_words, rule_words, seen_words
 
 SHORT_ID = 12
 WIDTH = 100
@@ -115,17 +116,11 @@ def text(row: Row) -> str:
             "untestable": entry.untestable,
         }
     )
-    lines += ["", "rule", *_named(_rule_words(entry.rule))]
+    lines += ["", "rule", *_named(rule_words(entry.rule))]
     if row.standing:
         lines += ["", "records", f"  {_short(row.standing.imported)}  imported"]
         lines += [f"  {_short(record)}  {_decision(record)}" for record in row.standing.decisions]
     return "\n".join(lines)
-
-
-def bound_words(rule: Rule) -> str:
-    """A bound as it is read aloud."""
-    within = f" within {100 * rule.tolerance:g} %" if rule.tolerance else ""
-    return f"{rule.direction.value.replace('-', ' ')} {rule.bound:g} {rule.unit}{within}"
 
 
 def imported_json(done: Imported) -> dict[str, Any]:
@@ -167,7 +162,7 @@ def adjudicated_grid(judged: Sequence[Adjudicated]) -> Grid:
             each.claim.key,
             f"{each.verdict.outcome.value} ({each.verdict.reason.value})",
             bound_words(each.claim.entry.rule),
-            _seen(each.record),
+            seen_words(each.record.body.get("observed")),
             f"{_short(each.record)}{'' if each.is_new else ' (was there)'}",
         )
         for each in judged
@@ -175,40 +170,18 @@ def adjudicated_grid(judged: Sequence[Adjudicated]) -> Grid:
     return Grid(columns, rows, styles=STYLES)
 
 
-def _seen(record: Record) -> str:
-    observed = record.body.get("observed")
-    if observed is None:
-        return "–"
-    if "value" in observed:
-        return f"{observed['value']:g}"
-    return f"{observed['low']:g} to {observed['high']:g}"
-
-
 def _decision(record: Record) -> str:
     verdict = record.body["verdict"]
     observed = record.body.get("observed", {})
     unit = f" {observed['unit']}" if "unit" in observed else ""
     note = f"; {observed['note']}" if "note" in observed else ""
-    return f"{verdict['claim']} ({verdict.get('claim_reason', '')})  {_seen(record)}{unit}{note}"
+    reason = verdict.get("claim_reason", "")
+    return f"{verdict['claim']} ({reason})  {seen_words(observed)}{unit}{note}"
 
 
 def _decision_json(record: Record) -> dict[str, Any]:
     kept = ("observed", "evidence", "verdict")
     return {"id": record.id, **{name: record.body[name] for name in kept if name in record.body}}
-
-
-def _rule_words(rule: Rule) -> dict[str, str]:
-    place = " ".join(word for word in (rule.gpu, rule.model) if word)
-    return {
-        "measures": rule.measures,
-        "where": rule.where,
-        "statistic": rule.statistic,
-        "holds if": bound_words(rule),
-        "reach": f"{rule.reach.value}{f': {place}' if place else ''}",
-        "ours": rule.ours,
-        "quality": "has to pass every gate" if rule.keeps_quality else "",
-        "void when": rule.void_when,
-    }
 
 
 def _named(values: dict[str, str]) -> list[str]:

@@ -124,6 +124,12 @@ def outcome_of(record: Record) -> Outcome:
     return Outcome(record.body["verdict"]["claim"])
 
 
+def that_counts(records: Sequence[Record]) -> Record:
+    """Of live records about one claim, oldest first, the one whose verdict counts."""
+    ranks = {Outcome.FALSIFIED.value: 0, Outcome.SUPPORTED.value: 1}
+    return min(reversed(records), key=lambda record: ranks.get(_said(record), 2))
+
+
 def is_import(record: Record) -> bool:
     """Whether a record is the import of a claim: it carries a rule, and a version of it."""
     return record.kind is Kind.CLAIM and {"key", "rule", "version"} <= record.body.keys()
@@ -154,9 +160,13 @@ def _by_key(records: Sequence[Record], state: State) -> dict[str, tuple[Record, 
 
 
 def _has_verdict(record: Record) -> bool:
+    return record.kind is Kind.CLAIM and _said(record) in {outcome.value for outcome in Outcome}
+
+
+def _said(record: Record) -> str:
+    """The verdict on the claim, as it stands there; empty where there is none."""
     verdict = record.body.get("verdict")
-    said = verdict.get("claim") if isinstance(verdict, Mapping) else None
-    return record.kind is Kind.CLAIM and said in {outcome.value for outcome in Outcome}
+    return str(verdict.get("claim", "")) if isinstance(verdict, Mapping) else ""
 
 
 def _is_by(record: Record, imported: Record) -> bool:
@@ -165,7 +175,4 @@ def _is_by(record: Record, imported: Record) -> bool:
 
 
 def _standing(imported: Record, decided: Sequence[Record]) -> Standing:
-    ranks = {Outcome.FALSIFIED: 0, Outcome.SUPPORTED: 1}
-    latest_first = [*reversed(decided), imported]
-    said_by = min(latest_first, key=lambda record: ranks.get(outcome_of(record), 2))
-    return Standing(imported, said_by, tuple(decided))
+    return Standing(imported, that_counts([imported, *decided]), tuple(decided))

@@ -34,9 +34,9 @@ def test_report_writes_what_is_asked_for_and_says_in_json_what_stands(attnbench,
     assert "| --- |" in Path("t/tables.md").read_text()
     assert said["standing"] == {"live": 27, "retracted": 1, "tainted": 1}
     assert {claim["key"]: claim["verdict"] for claim in said["claims"]} == {
-        "DCR-2": "no verdict",
+        "DCR-02": "INCONCLUSIVE",
         "DCR-18": "SUPPORTED",
-        "SL-3": "taken back",
+        "SL-03": "taken back",
     }
     assert said["sessions"]["abandoned"] == 1
 
@@ -48,7 +48,7 @@ def test_report_says_in_a_few_lines_what_it_read_and_wrote(attnbench, tmp_path):
     page = tmp_path / "page.html"
     outcome = attnbench("report", "--ledger", str(ledger.path), "-o", str(page))
     assert outcome.out.splitlines() == [
-        "2 records: 0 results in 0 cells; claims: 1 no verdict.",
+        "2 records: 0 results in 0 cells; claims: 1 INCONCLUSIVE.",
         "1 result cannot be read by this version; the page says why.",
         f"wrote {page}",
     ]

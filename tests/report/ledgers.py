@@ -7,7 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from attnbench.ledger import Kind, Ledger, Reason, Record, retract
+from attnbench.protocol.claim_file import Entry, ImportedClaim
+from attnbench.protocol.claim_log import import_body
+from tests.protocol.claims import CLAIMS
 
 START = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
 GPU = {
@@ -220,14 +225,20 @@ def ended(run: str, phase: str, session: int = 0) -> dict[str, Any]:
 
 
 def claim(key: str, verdict: dict[str, str] | None = None, **changes: Any) -> dict[str, Any]:
-    return {
-        "key": key,
-        "claim": f"what {key} says",
-        "system": "DCR",
-        "rule": "ratio at least 1.061",
-        **({"verdict": verdict} if verdict else {"provenance": "imported, not measured"}),
-        **changes,
-    }
+    """The body of the import of a claim, or of a record that decides it."""
+    if verdict is None:
+        return {**import_body(claim_of(key), None), **changes}
+    observed = {"value": 1.048, "unit": "speed-up", "how": "measured", "note": "on one GPU"}
+    system = claim_of(key).system
+    said = {"key": key, "claim": f"what a protocol says of {key}", "system": system}
+    return {**said, "observed": observed, "verdict": verdict, **changes}
+
+
+def claim_of(key: str, **changes: Any) -> ImportedClaim:
+    """One of the repository's claims; of a key that there is not, one like it."""
+    found = CLAIMS.get(key, CLAIMS["DCR-18"])
+    named: Entry = msgspec.structs.replace(found.entry, **{"key": key, **changes})
+    return msgspec.structs.replace(found, entry=named)
 
 
 @dataclass(frozen=True)
@@ -285,9 +296,9 @@ def made_up(path: Path) -> MadeUp:
     imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
     held = {"claim": "SUPPORTED", "claim_reason": "bound-held", "next_step": "cite it"}
     supported = ledger.append(Kind.CLAIM, claim("DCR-18", held), cites=[imported.id, faster.id])
-    ledger.append(Kind.CLAIM, claim("DCR-2"))
+    ledger.append(Kind.CLAIM, claim("DCR-02"))
     missed = {"claim": "FALSIFIED", "claim_reason": "bound-missed"}
-    tainted = ledger.append(Kind.CLAIM, claim("SL-3", missed, system="SLAY"), cites=[retracted.id])
+    tainted = ledger.append(Kind.CLAIM, claim("SL-03", missed), cites=[retracted.id])
     retraction = retract(ledger, retracted.id, Reason.BROKEN_METHOD, "it read no token at all")
     doubt = {"target": faster.id, "concern": "the clock was not locked", "tried": "nothing yet"}
     concern = ledger.append(Kind.CONCERN, doubt)

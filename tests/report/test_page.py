@@ -97,6 +97,13 @@ def hostile(tmp_path_factory) -> str:
         ledger.append(Kind.RESULT, {**body, "cell": ledgers.cell(model=HOSTILE)})
     claimed = {"claim": HOSTILE, "claim_reason": HOSTILE, "next_step": HOSTILE}
     ledger.append(Kind.CLAIM, ledgers.claim(HOSTILE, claimed, system=HOSTILE, rule=HOSTILE))
+    imported = ledgers.claim("A-1")
+    texts = {name: HOSTILE for name, value in imported["rule"].items() if value == str(value)}
+    rule = {**imported["rule"], **texts, "direction": "at-least", "reach": "universal"}
+    named = dict.fromkeys(("claim", "source", "source_figure", "rederived", "provenance"), HOSTILE)
+    ledger.append(Kind.CLAIM, {**imported, **named, "rule": rule})
+    seen = {"low": HOSTILE, "high": 1, "unit": HOSTILE, "note": HOSTILE}
+    ledger.append(Kind.CLAIM, ledgers.claim("A-1", claimed, observed=seen))
     for name in ("concern", "note"):
         kind = Kind.CONCERN if name == "concern" else Kind.CORRECTION
         ledger.append(kind, {"target": result.id, name: HOSTILE, "evidence": HOSTILE})
@@ -166,7 +173,8 @@ def test_a_verdict_that_was_not_earned_is_not_shown(tmp_path):
 
 def test_a_speed_never_stands_without_the_quality_verdict(seen):
     words = ("PASS", "KILL", "MARGINAL", "NOT_EVALUATED")
-    rows = [row for row in seen.rows if "×" in row and "byte" not in row]
+    measured = [row for row in seen.rows if "source's figure" not in row and "rule:" not in row]
+    rows = [row for row in measured if re.search(r"\d\.\d{3}×", row)]
     assert len(rows) == 10
     assert [row for row in rows if not any(word in row for word in words)] == []
     in_figures = re.findall(r"\d\.\d{3}× \[[^\n]*", seen.text)
@@ -187,6 +195,36 @@ def test_times_of_a_gpu_are_shown_with_what_they_rest_on_and_times_of_a_cpu_are_
     assert "3 sessions, canonical protocol, NVIDIA L4" in text
     assert not re.search(r"77\.\d|\b78 GB", text)
     assert "ratios alone are shown" in text
+
+
+def test_a_claim_stands_as_it_was_imported_with_its_figures_its_rule_and_what_was_seen(made, seen):
+    row = " ".join(next(row for row in seen.rows if row.split()[:1] == ["DCR-18"]).split())
+    body = made.imported.body
+    for said in (
+        body["claim"],
+        "rule: order effect: one method's time",
+        body["rule"]["where"],
+        "holds if about 1.09 ratio of times within 2 %",
+        f"reach {body['rule']['reach']}",
+        "1.048 speed-up about 1.09 ratio of times",
+        "SUPPORTED bound-held",
+        made.supported.id[:12],
+    ):
+        assert said in row
+    assert row.index(body["source_figure"]) < row.index(body["rederived"])
+    assert "what a protocol says" not in row
+    assert "{'" not in seen.text  # no object of the program
+
+
+def test_a_claim_that_was_taken_back_neither_counts_nor_asks_for_anything(tmp_path):
+    ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
+    decided = {"claim": "SUPPORTED", "claim_reason": "bound-held", "next_step": "cite it"}
+    for _ in range(2):
+        record = ledger.append(Kind.CLAIM, ledgers.claim("DCR-18", decided))
+        retract(ledger, record.id, Reason.MEASUREMENT_ERROR, "it throttled")
+    row = next(row for row in Seen(of(ledger)).rows if row.split()[:1] == ["DCR-18"])
+    assert "taken back" in row
+    assert not {"counts", "next", "cite"} & set(row.split())
 
 
 def test_what_no_longer_counts_is_marked_and_what_is_doubted_says_so(made, seen):

@@ -11,6 +11,7 @@ DRAWN = """[...document.querySelectorAll('svg path')]
 OVERFLOWING = """[...document.querySelectorAll('body *')].filter(element =>
     !element.closest('.scroll') && element.getBoundingClientRect().right > innerWidth + 1)
     .map(element => element.outerHTML.slice(0, 80))"""
+CARDS = "[...document.querySelectorAll('.cards tr')].filter(row => row.offsetHeight).length"
 OPENED_BY_ITS_LINK = """(() => {
     const link = document.querySelector('td.arm a');
     link.click();
@@ -38,6 +39,7 @@ def test_a_page_in_a_browser_asks_for_nothing_fits_a_phone_and_follows_the_colou
                 assert browser.said("Runtime.exceptionThrown") == []
                 assert browser.value("document.documentElement.scrollWidth") == width
                 assert browser.value(OVERFLOWING) == []
+                assert browser.value(CARDS) == (3 if width == PHONE else 5)  # two have a head
                 assert browser.value("getComputedStyle(document.body).backgroundColor") == ground
                 strokes.add(browser.value(DRAWN))
                 pictures.add(browser.picture())

@@ -32,6 +32,16 @@ def test_there_is_a_table_of_the_claims_and_one_of_each_cell(tables):
     assert markdown.markdown(tables).count("### ") == 4
 
 
+def test_a_claim_has_its_figures_its_rule_and_its_verdict_with_what_it_rests_on(tables):
+    names = ("key", "claim", "source's figure", "re-derived", "rule", "observed", "verdict")
+    assert (*names, "record") == tables[0].columns
+    [row] = [row for row in tables[0].rows if row[0] == "DCR-18"]
+    of = dict(zip(tables[0].columns, row, strict=True))
+    assert of["rule"].endswith("; holds if about 1.09 ratio of times within 2 %; universal")
+    assert of["observed"] == "1.048 speed-up"
+    assert of["verdict"] == "SUPPORTED (bound-held); quality PASS of int8_kv,impl=triton"
+
+
 def test_quality_stands_right_beside_latency_in_both(tables):
     assert RESULT_COLUMNS.index("quality") == RESULT_COLUMNS.index("latency") + 1
     for text in (latex.latex(tables), markdown.markdown(tables)):
@@ -59,7 +69,8 @@ def test_latex_of_hostile_text_has_no_command_but_those_that_print_it():
 
 def test_latex_parts_what_a_font_would_join_and_shows_what_it_cannot_print():
     assert latex.escaped("--plan ---") == "-{}-plan -{}-{}-"
-    assert latex.escaped("a,b, c") == r"a,\allowbreak{}b, c"
+    assert latex.escaped("a,b, c/d/") == r"a,\allowbreak{}b, c/\allowbreak{}d/"
+    assert latex.escaped("123456789012") == r"12345678\allowbreak{}9012"
     assert latex.escaped("μ µ ‖x‖ é ✓") == r"$\mu$ $\mu$ $\Vert$x$\Vert$ é U+2713"
 
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 
 from attnbench.ledger import Kind, Ledger, Reason, retract
+from attnbench.protocol.claim_log import import_body, standings
 from attnbench.report.page.claims import Claim, columns, counts, scoreboard
 from attnbench.report.page.reading import Reading
 from tests.report import ledgers
-from tests.report.ledgers import claim, ledger_at
+from tests.report.ledgers import claim, claim_of, ledger_at
 
 
 @pytest.fixture
@@ -22,9 +23,9 @@ def says(outcome: str) -> dict[str, str]:
     return {"claim": outcome, "claim_reason": "bound-missed", "next_step": "withdraw it"}
 
 
-def test_the_newest_record_of_a_key_counts(ledger):
+def test_of_equal_verdicts_the_newest_record_of_a_key_counts(ledger):
     imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
-    ledger.append(Kind.CLAIM, claim("DCR-18", says("INCONCLUSIVE")), cites=[imported.id])
+    ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")), cites=[imported.id])
     newest = ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")), cites=[imported.id])
     [found] = scores(ledger)
     assert (found.standing, found.reason, found.next_step) == (
@@ -37,10 +38,10 @@ def test_the_newest_record_of_a_key_counts(ledger):
 
 
 def test_a_verdict_that_was_taken_back_gives_way_to_the_one_before_it(ledger):
-    ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")))
-    wrong = ledger.append(Kind.CLAIM, claim("DCR-18", says("SUPPORTED")))
+    ledger.append(Kind.CLAIM, claim("DCR-18", says("SUPPORTED")))
+    wrong = ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")))
     retract(ledger, wrong.id, Reason.WRONG_BASELINE, "SDPA ran in math")
-    assert scores(ledger)[0].standing == "FALSIFIED"
+    assert scores(ledger)[0].standing == "SUPPORTED"
 
 
 def test_a_claim_of_which_nothing_stands_is_taken_back(ledger):
@@ -60,10 +61,71 @@ def test_what_was_explored_counts_nowhere_and_alone_says_that(ledger):
     assert scores(ledger)[0].standing == "SUPPORTED"
 
 
-def test_an_imported_claim_has_no_verdict_until_one_is_recorded(ledger):
-    ledger.append(Kind.CLAIM, claim("CY-1"))
+def test_an_imported_claim_is_open_until_something_decides_it(ledger):
+    ledger.append(Kind.CLAIM, claim("CY-01"))
+    ledger.append(Kind.CLAIM, {"claim": "decided by nobody"})
+    imported, loose = scores(ledger)
+    assert (imported.standing, imported.reason) == ("INCONCLUSIVE", "not-measured")
+    assert (imported.provenance, loose.standing) == ("imported, not measured", "no verdict")
+
+
+def test_a_falsification_counts_before_support_as_where_claims_are_listed(ledger):
+    for key in ("DCR-18", "nobody-imported-this"):
+        if key == "DCR-18":
+            ledger.append(Kind.CLAIM, claim(key))
+        falsified = ledger.append(Kind.CLAIM, claim(key, says("FALSIFIED")))
+        ledger.append(Kind.CLAIM, claim(key, says("SUPPORTED")))
+        ledger.append(Kind.CLAIM, claim(key, says("VOID")))
+        found = next(each for each in scores(ledger) if each.key == key)
+        assert found.counting == falsified
+    assert standings(ledger.records())["DCR-18"].outcome == "FALSIFIED"
+
+
+def test_what_an_older_rule_decided_says_nothing_of_the_new_one(ledger):
+    first = ledger.append(Kind.CLAIM, claim("DCR-18"))
+    decided = claim("DCR-18", says("FALSIFIED"), rule_record=first.id)
+    ledger.append(Kind.CLAIM, decided)
+    changed = import_body(claim_of("DCR-18", statement="another one"), first)
+    imported = ledger.append(Kind.CLAIM, changed)
+    ledger.append(Kind.CLAIM, decided)
     [found] = scores(ledger)
-    assert (found.standing, found.provenance) == ("no verdict", "imported, not measured")
+    assert (found.standing, found.statement) == ("INCONCLUSIVE", "another one")
+    assert found.counting == imported
+
+
+def test_what_was_imported_is_what_is_claimed_whatever_a_protocol_calls_it(ledger):
+    imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
+    ledger.append(Kind.CLAIM, claim("DCR-18", says("SUPPORTED")))
+    [found] = scores(ledger)
+    assert found.statement == imported.body["claim"]
+    assert (found.figure, found.rederived) == ("≈9 %", "7.5 to 8.6 %")
+    assert (found.observed, found.bound) == (
+        "1.048 speed-up",
+        "about 1.09 ratio of times within 2 %",
+    )
+    assert found.rule["void when"] == imported.body["rule"]["void_when"]
+
+
+def test_the_claim_of_a_protocol_alone_has_the_bound_that_its_record_names(ledger):
+    interval = {"low": 0.25, "high": 0.27, "level": 0.95}
+    ledger.append(
+        Kind.CLAIM,
+        {
+            **claim("of-a-protocol", says("SUPPORTED")),
+            "bound": {"direction": "at-most", "value": 0.3},
+            "quantity": "kv-bytes",
+            "observed": {"value": 0.26, "intervals": [interval]},
+        },
+    )
+    [found] = scores(ledger)
+    assert (found.bound, found.observed) == ("at most 0.3 kv-bytes", "0.26 (0.25 to 0.27) kv-bytes")
+
+
+def test_a_rule_of_an_unknown_form_is_not_printed_as_it_is(ledger):
+    ledger.append(Kind.CLAIM, {**claim("DCR-18"), "rule": {"at": "most"}})
+    [found] = scores(ledger)
+    assert list(found.rule) == ["rule"]
+    assert "cannot read" in found.rule["rule"]
 
 
 def test_claims_without_a_key_are_one_where_they_say_the_same_or_cite_each_other(ledger):
@@ -90,9 +152,9 @@ def test_keys_are_in_the_order_of_their_numbers_and_claims_without_come_last(led
 def test_claims_are_counted_by_system_and_by_where_they_stand(ledger):
     ledger.append(Kind.CLAIM, claim("DCR-1", says("SUPPORTED")))
     ledger.append(Kind.CLAIM, claim("DCR-2", says("SUPPORTED")))
-    ledger.append(Kind.CLAIM, claim("SL-1", says("PUZZLING"), system="SLAY"))
+    ledger.append(Kind.CLAIM, claim("SL-1", says("PUZZLING"), system="slay"))
     found = scores(ledger)
-    assert counts(found) == {"DCR": {"SUPPORTED": 2}, "SLAY": {"PUZZLING": 1}}
+    assert counts(found) == {"dcr": {"SUPPORTED": 2}, "slay": {"PUZZLING": 1}}
     assert columns(found)[0] == "SUPPORTED"
     assert columns(found)[-1] == "PUZZLING"
 

@@ -1,7 +1,8 @@
-"""The scoreboard: every claim once, with the verdict that counts today.
+"""The scoreboard: every claim once, as it was imported, with the verdict that counts today.
 
 Records of one claim share `body.key`, or one cites the other, or (without a key) they say the same
-in the same words. The newest of them that was neither retracted nor tainted counts.
+in the same words. Which of them counts is said where claims are kept (`claim_log.standings`). Of a
+claim that nobody imported, it is said by the same order of verdicts.
 """
 
 from __future__ import annotations
@@ -10,9 +11,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from attnbench.ledger import Kind, Record, Status
 from attnbench.protocol.claim import Outcome
+from attnbench.protocol.claim_file import Rule
+from attnbench.protocol.claim_log import Standing, is_import, standings, that_counts
 from attnbench.report.page.reading import Reading
+from attnbench.report.rule_words import bound_words, direction_words, rule_words, seen_words
+from attnbench.report.words import ABSENT
 
 NO_VERDICT = "no verdict"
 TAKEN_BACK = "taken back"
@@ -37,13 +44,21 @@ class Claim:
 
     `counting` is the record whose verdict counts; where all were taken back, the newest of them.
     What nobody promised beforehand counts nowhere: where there is nothing else, that is said.
+    `figure` is the source's, `rederived` what was computed of it before there was a rule; `rule`
+    is in words, by what it fixes.
     """
 
     key: str
     statement: str
     system: str
+    source: str
+    figure: str
+    rederived: str
     provenance: str
-    rule: str
+    rule: Mapping[str, str]
+    bound: str
+    observed: str
+    note: str
     standing: str
     reason: str
     next_step: str
@@ -51,11 +66,30 @@ class Claim:
     records: Sequence[Record]
     qualities: Sequence[Quality]
 
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether nothing of it stands."""
+        return self.standing == TAKEN_BACK
+
+    @property
+    def anchor(self) -> str:
+        """Where its row is."""
+        return f"claim-{self.records[0].id}"
+
 
 def scoreboard(reading: Reading) -> tuple[Claim, ...]:
     """All claims, those with a key in its order, then the others as they were made."""
-    claims = [_claim(group, reading) for group in _groups(reading.of_kind(Kind.CLAIM))]
+    stand = standings(reading.records)
+    claims = [_claim(group, reading, stand) for group in _groups(reading.of_kind(Kind.CLAIM))]
     return tuple(sorted(claims, key=lambda claim: (not claim.key, _natural(claim.key))))
+
+
+def by_system(claims: Sequence[Claim]) -> dict[str, list[Claim]]:
+    """The claims of each system, in their order."""
+    of_system: dict[str, list[Claim]] = {}
+    for claim in claims:
+        of_system.setdefault(claim.system, []).append(claim)
+    return of_system
 
 
 def counts(claims: Sequence[Claim]) -> dict[str, Counter[str]]:
@@ -90,25 +124,81 @@ def _name(record: Record, name_of: Mapping[str, str]) -> str:
     return next(cited, f"statement {_text(record, 'claim')}")
 
 
-def _claim(records: Sequence[Record], reading: Reading) -> Claim:
+def _claim(records: Sequence[Record], reading: Reading, stand: Mapping[str, Standing]) -> Claim:
     live = [r for r in records if reading.status(r) is Status.LIVE]
-    standing = [record for record in live if not _is_exploratory(record)]
-    counting = (standing or live or records)[-1]
+    promised = [record for record in live if not _is_exploratory(record)]
+    key = _first(records, "key")
+    standing = stand.get(key)
+    counting = standing.said_by if standing else _that_counts(promised or live) or records[-1]
+    imported = standing.imported if standing else _last_import(records)
+    said_first = imported or counting
     verdict = _verdict(counting)
     said = str(verdict.get("claim") or NO_VERDICT)
+    rule = _rule(said_first)
     return Claim(
-        key=_first(records, "key"),
-        statement=_text(counting, "claim") or _first(records, "claim"),
+        key=key,
+        statement=_text(said_first, "claim") or _first(records, "claim"),
         system=_first(records, "system") or NO_SYSTEM,
-        provenance=_text(counting, "provenance"),
-        rule=_text(counting, "rule") or _first(records, "rule"),
-        standing=said if standing else EXPLORATORY if live else TAKEN_BACK,
+        source=_text(said_first, "source"),
+        figure=_text(said_first, "source_figure"),
+        rederived=_text(said_first, "rederived"),
+        provenance=_text(said_first, "provenance"),
+        rule=_rule_words(said_first, rule),
+        bound=bound_words(rule) if rule else _bound_of_a_protocol(counting),
+        observed=_observed(counting),
+        note=_text_of(counting.body.get("observed"), "note"),
+        standing=said if promised else EXPLORATORY if live else TAKEN_BACK,
         reason=str(verdict.get("claim_reason") or ""),
-        next_step=str(verdict.get("next_step") or ""),
+        next_step=str(verdict.get("next_step") or "") if live else "",
         counting=counting,
         records=records,
         qualities=tuple(_qualities(counting, reading)),
     )
+
+
+def _that_counts(live: Sequence[Record]) -> Record | None:
+    return that_counts(live) if live else None
+
+
+def _last_import(records: Sequence[Record]) -> Record | None:
+    """Of a claim whose every import was taken back: what it said."""
+    return next(filter(is_import, reversed(records)), None)
+
+
+def _rule(record: Record) -> Rule | None:
+    try:
+        return msgspec.convert(record.body.get("rule"), Rule)
+    except msgspec.ValidationError:
+        return None
+
+
+def _rule_words(record: Record, rule: Rule | None) -> Mapping[str, str]:
+    if rule is not None:
+        return rule_words(rule)
+    unread = "rule" in record.body
+    return {"rule": "of a form that this version cannot read: see its record"} if unread else {}
+
+
+def _bound_of_a_protocol(record: Record) -> str:
+    """What a protocol's own claim is held against; it has no rule of an import."""
+    bound = record.body.get("bound")
+    if not isinstance(bound, Mapping):
+        return ""
+    figure = seen_words({"value": bound.get("value")})
+    return (
+        f"{direction_words(str(bound.get('direction', '')))} {figure} {_quantity(record)}".strip()
+    )
+
+
+def _observed(record: Record) -> str:
+    observed = record.body.get("observed")
+    words = seen_words(observed)
+    unit = _text_of(observed, "unit") or _quantity(record)
+    return words if words == ABSENT or not unit else f"{words} {unit}"
+
+
+def _quantity(record: Record) -> str:
+    return _text(record, "quantity")
 
 
 def _qualities(record: Record, reading: Reading) -> Iterator[Quality]:
@@ -130,7 +220,11 @@ def _verdict(record: Record) -> Mapping[str, object]:
 
 
 def _text(record: Record, name: str) -> str:
-    value = record.body.get(name)
+    return _text_of(record.body, name)
+
+
+def _text_of(held: object, name: str) -> str:
+    value = held.get(name) if isinstance(held, Mapping) else None
     return "" if value is None else str(value)
 
 

@@ -32,7 +32,7 @@ from attnbench.report.page.instrument import (
     order_counts,
     order_plot,
 )
-from attnbench.report.page.plain import first_upper, plain
+from attnbench.report.page.plain import first_upper, plain, shorten
 from attnbench.report.page.reading import SHORT, Calibration, Reading, day
 from attnbench.report.page.tables import Table, ms, result_tables, scoreboard_table
 
@@ -149,6 +149,7 @@ def page(contents: Contents) -> str:
         "breakable": _breakable,
         "few_words": remarks.in_few_words,
         "first_upper": first_upper,
+        "shorten": lambda text, longest: shorten(plain(text), longest),
     }
     template = environment.get_template("report.html.j2", globals=_VOCABULARY)
     return template.render(contents=contents, **_said_of(contents))

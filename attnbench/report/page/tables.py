@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from msgspec import UNSET
@@ -28,8 +28,15 @@ RESULT_COLUMNS = (
 )
 RESULT_FIGURES = frozenset({"speed-up", "interval", "ms/step", "× floor", "captured", "KV MiB"})
 RESULT_SHARES = {"arm": 0.16, "latency": 0.13, "quality": 0.11, "memory": 0.11}
-CLAIM_SHARES = {"claim": 0.33, "because": 0.1, "provenance": 0.11}
-CLAIM_COLUMNS = ("key", "system", "claim", "verdict", "because", "provenance", "record")
+CLAIM_SHARES = {
+    "claim": 0.15,
+    "source's figure": 0.08,
+    "re-derived": 0.12,
+    "rule": 0.13,
+    "observed": 0.1,
+    "verdict": 0.13,
+}
+CLAIM_COLUMNS = ("key", *CLAIM_SHARES, "record")
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ def scoreboard_table(claims: Sequence[Claim]) -> Table:
         title="Claims and what became of them",
         columns=CLAIM_COLUMNS,
         rows=[_claim_row(claim) for claim in claims],
-        note="the newest record of a claim that was neither retracted nor tainted counts",
+        note="of the records of a claim that count a falsification goes before support, and support "
+        "before what decides nothing",
         shares=CLAIM_SHARES,
     )
 
@@ -105,14 +113,28 @@ def _result_row(arm: Arm) -> tuple[str, ...]:
 
 def _claim_row(claim: Claim) -> tuple[str, ...]:
     return (
-        claim.key or ABSENT,
-        claim.system,
+        claim.key or claim.system,
         claim.statement,
-        claim.standing,
-        claim.reason or ABSENT,
-        claim.provenance or ABSENT,
+        claim.figure or ABSENT,
+        claim.rederived or ABSENT,
+        _rule(claim) or ABSENT,
+        claim.observed,
+        "; ".join((_with_reason(claim.standing, claim.reason), *_qualities(claim))),
         claim.counting.id[:SHORT],
     )
+
+
+def _qualities(claim: Claim) -> Iterator[str]:
+    """Of the arms whose speed a claim rests on."""
+    for quality in claim.qualities:
+        yield f"quality {quality.verdict}{f' of {quality.arm}' if quality.arm else ''}"
+
+
+def _rule(claim: Claim) -> str:
+    """What is measured, what it is held against and how far that goes: the record has the rest."""
+    said = claim.rule
+    bound = f"holds if {claim.bound}" if claim.bound else said.get("rule", "")
+    return "; ".join(filter(None, (said.get("measures"), bound, said.get("reach"))))
 
 
 def _with_reason(verdict: str, reason: str) -> str:

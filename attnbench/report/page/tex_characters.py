@@ -87,13 +87,20 @@ KNOWN = _MARKS | {sign: f"${command}$" for sign, command in _IN_MATHS.items()}
 _NOT_IN_OT1 = frozenset("ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲųſ")
 
 
+_BREAK = "\x1f"  # text on its way to TeX has no such character
+_BREAKABLE = re.compile(r"(?<=[,/→])(?=\S)|(?<=[0-9]{8})(?=[0-9]{4})")
+
+
 def printed(text: str) -> str:
-    """TeX that prints this line as it is; a line may be broken after a comma and an underscore."""
-    apart = re.sub(r"(?<=-)-", "{}-", "".join(map(_printed, text)))
-    return re.sub(r",(?=\S)", r",\\allowbreak{}", apart)
+    """TeX that prints this line as it is; a line may be broken after a comma, a stroke, an arrow
+    and an underscore, and within a long number."""
+    parted = _BREAKABLE.sub(_BREAK, text.replace(_BREAK, ""))
+    return re.sub(r"(?<=-)-", "{}-", "".join(map(_printed, parted)))
 
 
 def _printed(character: str) -> str:
+    if character == _BREAK:
+        return r"\allowbreak{}"
     if character in KNOWN:
         return KNOWN[character]
     if character.isascii() or ("À" <= character <= "ž" and character not in _NOT_IN_OT1):
