@@ -11,7 +11,7 @@ import pytest
 
 from attnbench.ledger import Kind, Ledger, Reason, retract
 from attnbench.report.page.html import LONGEST_JSON, Contents, page
-from attnbench.report.page.origins import registrations
+from attnbench.report.page.origins import environments, registrations
 from attnbench.report.page.palette import DARK, LIGHT
 from attnbench.report.page.reading import Reading
 from tests.report import ledgers
@@ -285,6 +285,18 @@ def test_a_registration_precedes_by_its_place_and_by_its_time(
     ledger.append(Kind.RESULT, ledgers.result("r", "sdpa"), cites=[record.id])
     [found] = registrations(Reading.of(ledger))
     assert found.standing == standing
+
+
+def test_a_commit_is_shortened_with_what_says_that_it_was_not_quite_that_one(tmp_path, monkeypatch):
+    ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
+    commits = ("ab" * 20, f"{'ab' * 20}-dirty", f"files:{'cd' * 32}", "")
+    for number, commit in enumerate(commits):
+        monkeypatch.setattr("attnbench.ledger.book.source_commit", lambda commit=commit: commit)
+        ledger.append(Kind.SESSION, ledgers.opened("r", number))
+    [found] = environments(Reading.of(ledger))
+    short = ("ab" * 6, f"{'ab' * 6}-dirty", f"files:{'cd' * 6}", "unknown")
+    assert found.commits == short
+    assert ", ".join(short) in Seen(of(ledger)).text
 
 
 def test_a_long_record_is_cut_off_with_the_command_that_prints_it(tmp_path):

@@ -11,6 +11,7 @@ from attnbench.report.page.reading import SHORT, Reading, day
 
 COLUMNS = ("device", "driver", "cuda", "torch", "triton", "transformers")
 UNKNOWN = "not used yet"
+NO_COMMIT = "unknown"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def registrations(reading: Reading) -> tuple[Registration, ...]:
 
 def _environment(place: tuple[str, ...], records: Sequence[Record]) -> Environment:
     run, *values = place
-    commits = dict.fromkeys(_short_commit(record.commit) for record in records if record.commit)
+    commits = dict.fromkeys(_short_commit(record.commit) for record in records)
     return Environment(
         run=run,
         day=day(records[0]),
@@ -65,10 +66,14 @@ def _environment(place: tuple[str, ...], records: Sequence[Record]) -> Environme
     )
 
 
-def _short_commit(commit: str) -> str:
-    """What came before the hash, as in `files:`, and the beginning of the hash."""
-    kind, colon, hash = commit.rpartition(":")
-    return f"{kind}{colon}{hash[:SHORT]}"
+def _short_commit(commit: str | None) -> str:
+    """What came before the hash, as in `files:`, the beginning of the hash, and whether what ran
+    was something else than that commit."""
+    if not commit:
+        return NO_COMMIT
+    kind, colon, name = commit.rpartition(":")
+    hash, dash, mark = name.partition("-")
+    return f"{kind}{colon}{hash[:SHORT]}{dash}{mark}"
 
 
 def _registration(record: Record, reading: Reading) -> Registration:

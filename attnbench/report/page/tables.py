@@ -66,8 +66,8 @@ def scoreboard_table(claims: Sequence[Claim]) -> Table:
         title="Claims and what became of them",
         columns=CLAIM_COLUMNS,
         rows=[_claim_row(claim) for claim in claims],
-        note="of the records of a claim that count a falsification goes before support, and support "
-        "before what decides nothing",
+        note="of the records of a claim that count a falsification goes before support, and "
+        "support before what decides nothing",
         shares=CLAIM_SHARES,
     )
 
