@@ -45,7 +45,13 @@ def _show_changes(diff: Diff) -> None:
     for cell, of_cell in rows.items():
         typer.echo(f"\n{cell}")
         show(Grid(COLUMNS, of_cell, right=frozenset(COLUMNS[1:8]), styles=STYLES))
-    typer.echo("\n".join(["", *_remarks(diff)]))
+    typer.echo("\n".join(["", *_unchanged(diff), *_remarks(diff)]))
+
+
+def _unchanged(diff: Diff) -> Iterator[str]:
+    if diff.unchanged:
+        results = "1 result is" if diff.unchanged == 1 else f"{diff.unchanged} results are"
+        yield f"{results} the same record on both sides: unchanged."
 
 
 def _gate_lines(gate: Gate) -> Iterator[str]:
@@ -119,7 +125,9 @@ def _notes(change: Change) -> list[str]:
 
 
 def _remarks(diff: Diff) -> list[str]:
-    if not diff.circumstances:
+    if not diff.changes:
+        lines = []
+    elif not diff.circumstances:
         lines = ["Environment, protocol, version and commit are the same."]
     else:
         lines = ["What else differs:"]

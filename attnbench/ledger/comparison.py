@@ -58,11 +58,16 @@ class Difference:
 
 @dataclass(frozen=True)
 class Diff:
-    """Two sides, arm by arm. `not_comparable` says why nothing could be aligned, or is empty."""
+    """Two sides, arm by arm. `not_comparable` says why nothing could be aligned, or is empty.
+
+    `unchanged` counts the results that are the same record on both sides, standing as they did:
+    they are in no change, since a record is not independent of itself.
+    """
 
     before: str
     after: str
     not_comparable: str
+    unchanged: int
     changes: tuple[Change, ...]
     circumstances: tuple[Difference, ...]
     only_before: tuple[Mapping[str, Any], ...]
@@ -78,11 +83,13 @@ def diff(before: Side, after: Side) -> Diff:
     """
     befores, afters = _by_cell(before), _by_cell(after)
     shared = [key for key in befores if key in afters]
-    pairs = [pair for key in shared for pair in _pairs(befores[key], afters[key])]
+    aligned = [pair for key in shared for pair in _pairs(befores[key], afters[key])]
+    pairs = [pair for pair in aligned if not _is_unchanged(*pair, before.state, after.state)]
     return Diff(
         before=before.label,
         after=after.label,
         not_comparable="" if shared else _why_not(before, after),
+        unchanged=len(aligned) - len(pairs),
         changes=tuple(_change(old, new, before.state, after.state) for old, new in pairs),
         circumstances=tuple(_differences(pairs)),
         only_before=tuple(_cells(befores, afters)),
@@ -143,6 +150,14 @@ def _pop_same_method(old: Record, left_over: _Arms) -> Record | None:
     method = old.body.get("method")
     same = [arm for arm, new in left_over.items() if new.body.get("method") == method]
     return left_over.pop(same[0]) if len(same) == 1 else None
+
+
+def _is_unchanged(
+    old: Record | None, new: Record | None, old_state: State, new_state: State
+) -> bool:
+    if old is None or new is None or old.id != new.id:
+        return False
+    return old_state.statuses[old.id] is new_state.statuses[new.id]
 
 
 def _change(old: Record | None, new: Record | None, old_state: State, new_state: State) -> Change:

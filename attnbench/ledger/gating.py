@@ -34,13 +34,18 @@ class Gate:
 
 
 def gate(diff: Diff, allowed: float) -> Gate:
-    """Judge each arm that is no baseline and no control; `allowed` is a ratio minus one."""
+    """Judge each arm that is no baseline and no control; `allowed` is a ratio minus one.
+
+    What is the same record on both sides became no slower.
+    """
     if diff.not_comparable:
         return Gate(allowed, (), (f"nothing is comparable: {diff.not_comparable}",))
     judged = [change for change in diff.changes if _is_judged(change)]
     slower = tuple(text for change in judged for text in _slower(change, allowed))
     untold = tuple(text for change in judged for text in _untold(change, allowed))
-    return Gate(allowed, slower, untold if judged else ("no arm is on both sides",))
+    return Gate(
+        allowed, slower, untold if judged or diff.unchanged else ("no arm is on both sides",)
+    )
 
 
 def _is_judged(change: Change) -> bool:

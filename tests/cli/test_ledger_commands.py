@@ -196,6 +196,20 @@ def test_diff_of_one_run_compares_it_with_the_one_before_it(attnbench, ledger):
     assert attnbench("ledger", "diff", "", "aa11").code == 2
 
 
+def test_diff_of_a_ledger_with_itself_counts_what_did_not_change_and_lists_nothing(
+    attnbench, ledger
+):
+    same = (str(ledger.path), str(ledger.path), "--fail-if-slower", "0.1%")
+    outcome = attnbench("ledger", "diff", *same)
+    assert outcome.code == 0
+    assert outcome.out.splitlines()[2:] == [
+        "",
+        "2 results are the same record on both sides: unchanged.",
+        "No candidate is more than 0.1 % slower.",
+    ]
+    assert json.loads(attnbench("ledger", "diff", *same, "--json").out)["unchanged"] == 2
+
+
 def test_diff_names_each_verdict(attnbench, ledger):
     record_run(ledger, "ee55")
     record_run(ledger, "ff66")

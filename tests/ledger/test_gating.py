@@ -41,6 +41,23 @@ def test_what_is_slower_is_named_with_how_much(ledger):
     assert judged(ledger).slower == ("int8_kv: its speed-up changed by -10.0%",)
 
 
+def test_a_result_on_both_sides_is_unchanged_however_wide_its_interval(ledger):
+    record_run(ledger, "aa", ratio=ratio(1.2, half=0.1), role="candidate")
+    same = side_of("aa", ledger)
+    outcome = diff(same, same)
+    assert (outcome.unchanged, outcome.changes) == (1, ())
+    assert gate(outcome, 0.001).exit_code == Exit.DONE
+
+
+def test_a_result_that_was_retracted_since_is_a_change_that_cannot_be_told(ledger):
+    _, result = record_run(ledger, "aa", ratio=ratio(1.2), role="candidate")
+    before = side_of("aa", ledger)
+    retract(ledger, result.id, Reason.ENVIRONMENT, "hot")
+    outcome = diff(before, side_of("aa", ledger))
+    assert (outcome.unchanged, len(outcome.changes)) == (0, 1)
+    assert gate(outcome, 0.02).open == ("int8_kv: its result after is retracted",)
+
+
 @pytest.mark.parametrize("role", ["baseline", "baseline_again", "control"])
 def test_the_baseline_and_controls_are_not_judged(ledger, role):
     record_run(ledger, "aa", ratio=ratio(1.2), role=role)
