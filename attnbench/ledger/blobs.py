@@ -35,7 +35,7 @@ def get(folder: Path, ref: str) -> bytes:
     """Return the bytes that were stored; raises BadBlob where they are gone or were changed."""
     path = _path(folder, ref)
     if not path.exists():
-        raise BadBlob(f"{ref} is not in {folder}", hint="Restore it from a copy or from git.")
+        raise BadBlob(f"{ref} is not in {folder}", hint=_where_to_find(folder))
     with explained(path, "read"):
         data = path.read_bytes()
     if _ref(data) != ref:
@@ -44,6 +44,15 @@ def get(folder: Path, ref: str) -> bytes:
             hint="Restore it from a copy or from git.",
         )
     return data
+
+
+def _where_to_find(folder: Path) -> str:
+    if folder.is_dir():
+        return "Restore it from a copy or from git."
+    return (
+        "There is no such folder: blobs are looked for beside the ledger's own file. If this file "
+        "is a copy or a hard link, name the ledger in the folder that has its blobs."
+    )
 
 
 def _ref(data: bytes) -> str:

@@ -27,18 +27,30 @@ class BadLine(LedgerError):
     """One line that cannot be trusted, and why; whoever walks the file adds which line."""
 
 
+UPGRADE = "upgrade to read it"
+"""How a reason ends that is no damage: a later attnbench wrote the line."""
+
+
 class BrokenLedger(LedgerError):
-    """The first line of a ledger that is not what was appended."""
+    """The first line of a ledger that is not what was appended, or that cannot be read here."""
 
     def __init__(self, source: str, line: int, reason: str) -> None:
         super().__init__(
             f"{source}, line {line}: {reason}",
-            hint="Nothing after the line before can be trusted. Restore the file from a copy or "
-            "from git; `attnbench ledger verify --against CHECKPOINT` tells whether a copy is "
-            "the one you knew.",
+            hint=_LATER if reason.endswith(UPGRADE) else _DAMAGED,
         )
         self.line = line
         self.reason = reason
+
+
+_DAMAGED = (
+    "Nothing after the line before can be trusted. Restore the file from a copy or from git; "
+    "`attnbench ledger verify --against CHECKPOINT` tells whether a copy is the one you knew."
+)
+_LATER = (
+    "A later attnbench wrote this line. Read the ledger with that version (each record "
+    "names its own as `tool`); leave the file as it is."
+)
 
 
 class TornTail(LedgerError):

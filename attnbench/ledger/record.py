@@ -23,7 +23,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 from attnbench.ledger.canonical import Json, canonical_bytes, parse
-from attnbench.ledger.faults import BadLine, NotCanonical
+from attnbench.ledger.faults import UPGRADE, BadLine, NotCanonical
 from attnbench.ledger.quick import canonical_object
 
 SCHEMA = 1
@@ -230,7 +230,7 @@ def _well_typed(members: Mapping[str, Any]) -> bool:
 
 
 def _newer(what: str) -> str:
-    return f"{what} is unknown to this attnbench (it reads schema {SCHEMA}); upgrade to read it"
+    return f"{what} is unknown to this attnbench (it reads schema {SCHEMA}); {UPGRADE}"
 
 
 def _why_unreadable(line: bytes) -> str:

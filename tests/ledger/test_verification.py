@@ -234,6 +234,8 @@ def test_records_of_a_later_attnbench_are_refused_with_words_that_say_so(three, 
     report: Report = verify(three.path)
     assert words in report.problems[0].reason
     assert "upgrade" in report.problems[0].reason
+    assert "leave the file as it is" in report.problems[0].hint
+    assert "Restore" not in report.problems[0].hint
     with pytest.raises(BrokenLedger, match="upgrade"):
         three.append(Kind.CLAIM, {})
 
@@ -266,3 +268,13 @@ def test_raw_samples_that_were_altered_or_lost_are_found(ledger, harm):
     else:
         blob.unlink()
     assert first_problem(ledger.path) == ("blob", closed.seq)
+
+
+def test_a_hard_link_in_another_folder_is_told_where_blobs_are_looked_for(three, tmp_path):
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    linked = folder / "ledger.jsonl"
+    linked.hardlink_to(three.path)
+    problem = verify(linked).problems[0]
+    assert problem.reason.endswith(f"is not in {folder / 'blobs'}")
+    assert "hard link" in problem.hint
