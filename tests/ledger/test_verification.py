@@ -270,11 +270,12 @@ def test_raw_samples_that_were_altered_or_lost_are_found(ledger, harm):
     assert first_problem(ledger.path) == ("blob", closed.seq)
 
 
-def test_a_hard_link_in_another_folder_is_told_where_blobs_are_looked_for(three, tmp_path):
+def test_a_hard_link_in_another_folder_is_told_where_blobs_are_looked_for(ledger, tmp_path):
+    record_run(ledger, "aa")
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     linked = folder / "ledger.jsonl"
-    linked.hardlink_to(three.path)
+    linked.hardlink_to(ledger.path)
     problem = verify(linked).problems[0]
     assert problem.reason.endswith(f"is not in {folder / 'blobs'}")
     assert "hard link" in problem.hint

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from attnbench.ledger import Kind, Ledger, Reason, retract
 from attnbench.report.page.html import LONGEST_JSON, Contents, page
@@ -225,6 +226,39 @@ def test_a_claim_that_was_taken_back_neither_counts_nor_asks_for_anything(tmp_pa
     row = next(row for row in Seen(of(ledger)).rows if row.split()[:1] == ["DCR-18"])
     assert "taken back" in row
     assert not {"counts", "next", "cite"} & set(row.split())
+
+
+@pytest.mark.filterwarnings("error")
+def test_contexts_of_a_cpu_without_intervals_are_not_drawn_and_that_is_said(tmp_path):
+    ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
+    for context in (512, 1024):
+        here = {
+            "cell": ledgers.cell(device="a CPU", context=context),
+            "environment": ledgers.CPU,
+        }
+        ledger.append(Kind.RESULT, ledgers.result("r", "sdpa", **here))
+        body = ledgers.candidate("r", "int8", 1.1, **here)
+        ledger.append(Kind.RESULT, {name: body[name] for name in body if name != "ratio"})
+    names = {drawing.name for drawing in Contents(Reading.of(ledger)).drawings()}
+    assert not any(name.startswith("context") for name in names)
+    assert "There is nothing to draw: of a CPU ratios alone" in Seen(of(ledger)).text
+
+
+def test_runs_on_a_cpu_have_an_axis_of_their_own(tmp_path):
+    ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
+    wide = ledgers.statistics(aa=ledgers.interval(1, 0.6), position_effect=ledgers.interval(1, 0.8))
+    for where, more in ((ledgers.GPU, {}), (ledgers.CPU, {"statistics": wide})):
+        here = {"cell": ledgers.cell(device=where["device"]), "environment": where}
+        run = where["device"]
+        ledger.append(Kind.RESULT, ledgers.candidate(run, "int8", 1.1, **here, **more))
+    for drawing in Contents(Reading.of(ledger)).drawings():
+        if drawing.name in ("a-against-a", "order"):
+            figure = Figure()
+            drawing.draw(figure)
+            columns = 1 if drawing.name == "a-against-a" else 2
+            widths = [axes.get_xlim()[1] for axes in figure.axes[::columns]]
+            assert len(widths) == 2
+            assert widths[0] < 1 < 50 < widths[1]  # %, a GPU's and then a CPU's
 
 
 def test_what_no_longer_counts_is_marked_and_what_is_doubted_says_so(made, seen):

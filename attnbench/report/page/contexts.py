@@ -42,9 +42,16 @@ class _Line:
         return f"{name}: quality {shorten(', '.join(verdicts), LONGEST_NAME)}"
 
 
-def against_context(ladder: Ladder) -> Drawing:
-    cell = ladder.cell
-    what = f"{cell.model} · batch {cell.batch} · {cell.dtype} · {cell.scope} · {cell.mode}"
+def ladder_title(ladder: Ladder) -> str:
+    """What all of its cells share."""
+    return f"{_what(ladder)} · {ladder.cell.device}"
+
+
+def against_context(ladder: Ladder) -> Drawing | None:
+    """None where no arm has what would be drawn: times on a GPU, on a CPU ratios with intervals."""
+    what = _what(ladder)
+    if not _drawn(ladder):
+        return None
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -54,12 +61,17 @@ def against_context(ladder: Ladder) -> Drawing:
 
     return Drawing(
         name=f"context-{ladder.runs[0].arms[0].record.id[:12]}",
-        title=f"{what} · {cell.device}",
+        title=ladder_title(ladder),
         note=measured_as(ladder),
         said=f"{'time of a step' if ladder.on_gpu else 'speed-up'} against context: {what}",
         height_in=HEIGHT_IN,
         draw=draw,
     )
+
+
+def _what(ladder: Ladder) -> str:
+    cell = ladder.cell
+    return f"{cell.model} · batch {cell.batch} · {cell.dtype} · {cell.scope} · {cell.mode}"
 
 
 def measured_as(ladder: Ladder) -> str:
@@ -70,8 +82,7 @@ def measured_as(ladder: Ladder) -> str:
 
 def _draw_times(axes: Axes, ladder: Ladder) -> None:
     """Medians, from the shortest to the longest step; below them the floor of the baseline."""
-    for number, line in enumerate(_lines(ladder)):
-        timed = [arm for arm in line.arms if arm.result.latency_ms is not UNSET]
+    for number, (line, timed) in enumerate(_drawn(ladder)):
         _plot(axes, number, line, [_steps(arm) for arm in timed], timed)
     floors = [(run.cell.context, _floor_ms(run)) for run in ladder.runs]
     known = [(context, floor) for context, floor in floors if floor is not None]
@@ -84,8 +95,7 @@ def _draw_times(axes: Axes, ladder: Ladder) -> None:
 
 
 def _draw_ratios(axes: Axes, ladder: Ladder) -> None:
-    for number, line in enumerate(line for line in _lines(ladder) if line.arms[0].is_under_test):
-        compared = [arm for arm in line.arms if arm.result.ratio is not UNSET]
+    for number, (line, compared) in enumerate(_drawn(ladder)):
         _plot(axes, number, line, [_ratio(arm) for arm in compared], compared)
     axes.axhline(1, color=LIGHT["soft"], linewidth=0.8)
     axes.set_yscale("log")
@@ -100,8 +110,6 @@ def _plot(
     values: Sequence[tuple[float, float, float]],
     arms: Sequence[Arm],
 ) -> None:
-    if not values:
-        return
     ceiling = is_ceiling(line.arms[0].result)
     axes.errorbar(
         [arm.result.cell.context for arm in arms],
@@ -115,6 +123,21 @@ def _plot(
         linewidth=1.2,
         capsize=2.5,
     )
+
+
+def _drawn(ladder: Ladder) -> list[tuple[_Line, list[Arm]]]:
+    """Every line of which there is a point to draw, and the arms that are its points."""
+    has = _is_timed if ladder.on_gpu else _is_compared
+    lines = [(line, [arm for arm in line.arms if has(arm)]) for line in _lines(ladder)]
+    return [(line, points) for line, points in lines if points]
+
+
+def _is_timed(arm: Arm) -> bool:
+    return arm.result.latency_ms is not UNSET
+
+
+def _is_compared(arm: Arm) -> bool:
+    return arm.is_under_test and arm.result.ratio is not UNSET
 
 
 def _lines(ladder: Ladder) -> list[_Line]:

@@ -19,7 +19,7 @@ from attnbench.report.appraisal_table import beside_words, gate_words
 from attnbench.report.decode_notes import notes
 from attnbench.report.page import claims, origins, palette, remarks, sessions
 from attnbench.report.page.cells import CellRuns, Ladder, cells, ladders
-from attnbench.report.page.contexts import against_context
+from attnbench.report.page.contexts import against_context, ladder_title
 from attnbench.report.page.drawing import Drawing
 from attnbench.report.page.forest import forest
 from attnbench.report.page.instrument import (
@@ -108,7 +108,7 @@ class Contents:
     def drawings(self) -> Iterator[Drawing]:
         """Every figure of the page."""
         yield from (drawing for each in self.cells if (drawing := forest(each.shown)))
-        yield from map(against_context, self.ladders)
+        yield from (drawing for each in self.ladders if (drawing := against_context(each)))
         if self.controls:
             yield aa_plot(self.controls)
             yield order_plot(self.controls)
@@ -169,6 +169,7 @@ _VOCABULARY: dict[str, Any] = {
     "gates": list(Gate),
     "forest": forest,
     "against_context": against_context,
+    "ladder_title": ladder_title,
     "aa_plot": aa_plot,
     "order_plot": order_plot,
     "order_counts": order_counts,

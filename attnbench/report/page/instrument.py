@@ -41,6 +41,10 @@ class Control:
         return f"{self.run.name} · {cell.scope} · {cell.mode} · {cell.context}"
 
     @property
+    def on_gpu(self) -> bool:
+        return self.run.on_gpu
+
+    @property
     def link(self) -> str:
         return f"r-{self.run.arms[0].record.id}"
 
@@ -67,21 +71,22 @@ def aa_plot(found: Sequence[Control]) -> Drawing:
     """A over A′ by run; where the instrument is sound, the intervals hold 0."""
 
     def draw(figure: Figure) -> None:
-        axes = figure.subplots()
-        row_labels(axes, [c.label for c in found], [c.link for c in found])
-        for row, control in enumerate(found):
-            _percent_interval(axes, row - 0.12, control.aa, "good", "o")
-            if control.robust is not None:
-                _percent_interval(axes, row + 0.12, control.robust, "open", "D")
-        _legend(axes, (("good", "o", "mean over blocks"), ("open", "D", "robust centre")))
-        _percent_axis(axes, "A over A′ minus 1, %, with its interval over sessions")
+        panels = _panels(figure, found, columns=1)
+        for (axes,), of_kind in panels:
+            for row, control in enumerate(of_kind):
+                _percent_interval(axes, row - 0.12, control.aa, "good", "o")
+                if control.robust is not None:
+                    _percent_interval(axes, row + 0.12, control.robust, "open", "D")
+            _percent_axis(axes, "A over A′ minus 1, %, with its interval over sessions")
+        marks = (("good", "o", "mean over blocks"), ("open", "D", "robust centre"))
+        _legend(panels[0][0][0], marks)
 
     return Drawing(
         name="a-against-a",
         title="One method against itself in the same run",
         note="every run of this ledger that stands",
         said="intervals of A over A′ of each run",
-        height_in=FRAME_IN + ROW_IN * len(found),
+        height_in=_height_in(found),
         draw=draw,
     )
 
@@ -90,20 +95,21 @@ def order_plot(found: Sequence[Control]) -> Drawing:
     """Every arm's effect of its place in a block, and of following another arm."""
 
     def draw(figure: Figure) -> None:
-        position, carry_over = figure.subplots(1, 2, sharey=True)
-        row_labels(position, [c.label for c in found], [c.link for c in found])
-        _effects(position, found, lambda c: c.position, "last place over first, %")
-        _effects(carry_over, found, lambda c: c.carry_over, "right after an arm over others, %")
-        carry_over.tick_params(labelleft=False)
+        panels = _panels(figure, found, columns=2)
+        for (position, carry_over), of_kind in panels:
+            _effects(position, of_kind, lambda c: c.position, "last place over first, %")
+            _effects(
+                carry_over, of_kind, lambda c: c.carry_over, "right after an arm over others, %"
+            )
         marks = (("plain", "o", "holds 0"), ("bad", "s", "clear of 0"))
-        _legend(carry_over, marks)
+        _legend(panels[0][0][1], marks)
 
     return Drawing(
         name="order",
         title="Does the order of measuring change the times?",
         note="every arm of every run that stands; of 95 % intervals one in twenty is clear of 0",
         said="effects of position and carry-over on the times of each arm, by run",
-        height_in=FRAME_IN + ROW_IN * len(found),
+        height_in=_height_in(found),
         draw=draw,
     )
 
@@ -161,6 +167,36 @@ def bias_plot(calibration: Calibration, found: Sequence[Bias]) -> Drawing:
         height_in=FRAME_IN + 0.45 * len(found),
         draw=draw,
     )
+
+
+def _kinds(found: Sequence[Control]) -> list[tuple[str, list[Control]]]:
+    """Runs on GPUs and runs on CPUs, which are noisier by orders of magnitude."""
+    kinds = (
+        ("on a GPU", [c for c in found if c.on_gpu]),
+        ("on a CPU", [c for c in found if not c.on_gpu]),
+    )
+    return [(name, of_kind) for name, of_kind in kinds if of_kind]
+
+
+def _height_in(found: Sequence[Control]) -> float:
+    return FRAME_IN * len(_kinds(found)) + ROW_IN * len(found)
+
+
+def _panels(
+    figure: Figure, found: Sequence[Control], columns: int
+) -> list[tuple[Sequence[Axes], list[Control]]]:
+    """The axes of each kind of device, side by side, and the runs that are its rows: what is wide
+    on a CPU would leave of a GPU's intervals nothing but dots."""
+    kinds = _kinds(found)
+    sizes = [len(of_kind) + 1 for _, of_kind in kinds]
+    grid = figure.subplots(len(kinds), columns, squeeze=False, sharey="row", height_ratios=sizes)
+    for axes, (name, of_kind) in zip(grid, kinds, strict=True):
+        row_labels(axes[0], [c.label for c in of_kind], [c.link for c in of_kind])
+        for other in axes[1:]:
+            other.tick_params(labelleft=False)
+        if len(kinds) > 1:
+            axes[0].set_ylabel(name)
+    return [(list(axes), of_kind) for axes, (_, of_kind) in zip(grid, kinds, strict=True)]
 
 
 def _control(run: Run) -> Control | None:
