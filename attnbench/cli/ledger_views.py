@@ -11,6 +11,7 @@ from typing import Any
 
 from attnbench.cli.tabular import Grid
 from attnbench.ledger import Kind, Record, Repair, Report, State, Status
+from attnbench.ledger.entry import model_name
 
 SHORT_ID = 12
 LONGEST = 72  # characters of a text; `ledger show` prints all of it
@@ -160,7 +161,8 @@ def arm_text(arm: str, method: str) -> str:
 def cell_text(cell: Mapping[str, Any]) -> str:
     """A cell in a few words, in the order in which people say them."""
     order = [*CELL_WORDS, *(name for name in cell if name not in CELL_WORDS)]
-    return " · ".join(CELL_WORDS.get(n, n + " {}").format(cell[n]) for n in order if n in cell)
+    said = {**cell, "model": model_name(str(cell["model"]))} if "model" in cell else cell
+    return " · ".join(CELL_WORDS.get(n, n + " {}").format(said[n]) for n in order if n in said)
 
 
 def standing(record: Record, state: State) -> str:

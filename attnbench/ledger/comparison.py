@@ -235,7 +235,8 @@ def _why_not(before: Side, after: Side) -> str:
     cells = [next(iter(side.results)).body["cell"] for side in (before, after)]
     if any(len(_by_cell(side)) > 1 for side in (before, after)):
         return "they have no cell in common"
-    return f"their cells differ: {_unlike(*cells)}"
+    how = _unlike(*cells) or "the file of the model holds other weights"
+    return f"their cells differ: {how}"
 
 
 def _unlike(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from attnbench.ledger.canonical import canonical_bytes
@@ -65,8 +66,25 @@ def entry(record: Record, state: State) -> Entry:
 
 
 def cell_key(record: Record) -> str:
-    """Return a text that is equal for equal cells."""
-    return canonical_bytes(record.body.get("cell")).decode()
+    """Return a text that is equal for equal cells, wherever a model's file lay."""
+    cell, environment = record.body.get("cell"), record.body.get("environment")
+    if isinstance(cell, Mapping) and isinstance(environment, Mapping):
+        content = environment.get("model_identity", "")
+        cell = {**cell, "model": model_key(str(cell.get("model", "")), str(content))}
+    return canonical_bytes(cell).decode()
+
+
+def model_name(model: str) -> str:
+    """A model as it is called: a file or folder without the path to it."""
+    is_path = model.endswith(".gguf") or model.startswith(("/", ".", "~"))
+    return PurePath(model).name or model if is_path else model
+
+
+def model_key(model: str, content: str) -> str:
+    """What is equal for the same model: of a file its name and the sha256 of what it holds, if a
+    record has that; else what it was called when it was measured."""
+    name = model_name(model)
+    return f"{name} {content}" if content and (name != model or name.endswith(".gguf")) else model
 
 
 def circumstances(record: Record) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 from collections import defaultdict
@@ -14,7 +15,9 @@ import msgspec
 from attnbench.errors import UsageError
 from attnbench.ledger.bearing import standing
 from attnbench.ledger.book import Ledger
+from attnbench.ledger.canonical import canonical_bytes
 from attnbench.ledger.comparison import Side
+from attnbench.ledger.entry import model_key
 from attnbench.ledger.folding import Status
 from attnbench.ledger.lookup import find_results, matching
 from attnbench.ledger.record import Envelope, Kind, Record
@@ -33,7 +36,12 @@ class _Body(msgspec.Struct):
     run: Any = ""
     arm: Any = ""
     cell: msgspec.Raw = msgspec.Raw(b"null")
+    environment: msgspec.Raw = msgspec.Raw(b"{}")
     calibration: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class _Environment(msgspec.Struct):
+    model_identity: Any = ""
 
 
 class _Members(msgspec.Struct):
@@ -41,6 +49,9 @@ class _Members(msgspec.Struct):
 
 
 _DECODER = msgspec.json.Decoder(_Members)
+_CELL = msgspec.json.Decoder(dict[str, Any])
+_ENVIRONMENT = msgspec.json.Decoder(_Environment)
+_OF_A_FILE = re.compile(rb'"model":"(?:[/.~]|[^"]*\.gguf")')
 _RESULT = Kind.RESULT.value.encode()
 _SEEN: dict[bytes, bytes] = {}
 """Equal cells as one object, which is sent to another process once."""
@@ -53,8 +64,16 @@ def arm_results(text: bytes, about: Envelope) -> OfAnArm | None:
     body = _DECODER.decode(text).body
     if body.calibration is not msgspec.UNSET:
         return None
-    cell = bytes(body.cell)
+    cell = _anywhere(bytes(body.cell), bytes(body.environment))
     return OfAnArm(str(body.run), _SEEN.setdefault(cell, cell), str(body.arm))
+
+
+def _anywhere(cell: bytes, environment: bytes) -> bytes:
+    """The cell, with a model's file by its name and content, wherever it lay."""
+    if not _OF_A_FILE.search(cell):
+        return cell
+    members, content = _CELL.decode(cell), _ENVIRONMENT.decode(environment).model_identity
+    return canonical_bytes({**members, "model": model_key(str(members["model"]), str(content))})
 
 
 def side_of(name: str, ledger: Ledger) -> Side:

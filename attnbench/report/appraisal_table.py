@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from attnbench.ledger.entry import model_name
 from attnbench.protocol.appraisal import ArmQuality
 from attnbench.protocol.band_options import bands_of
 from attnbench.protocol.bands import DEFAULT_BANDS, Gate, changed_bands
@@ -25,7 +26,7 @@ def appraisal_table(results: Sequence[ArmQuality]) -> RenderableType:
     """Verdicts, gates, null models and notes, as people read them."""
     first = results[0]
     title = (
-        f"{first.cell.model} · {first.cell.context} tokens · {first.cell.dtype} · "
+        f"{model_name(first.cell.model)} · {first.cell.context} tokens · {first.cell.dtype} · "
         f"{first.appraisal} · {first.cell.device}"
     )
     lines = [Text(line) for line in appraisal_notes(results)]

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec import UNSET
 
 from attnbench.errors import AttnbenchError, UsageError
+from attnbench.ledger.entry import model_name
 from attnbench.protocol.cell import Role
 from attnbench.protocol.result import ArmResult
 
@@ -169,7 +170,7 @@ def _handles(every_axis: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 def _title(result: ArmResult) -> str:
     cell, protocol = result.cell, result.protocol
     return (
-        f"{cell.model}, {cell.dtype}, on {cell.device}\n"
+        f"{model_name(cell.model)}, {cell.dtype}, on {cell.device}\n"
         f"protocol {protocol['name']}: sessions {protocol['sessions']}, blocks in each "
         f"{protocol['blocks']}; {protocol['level']:.0%} intervals; run {result.run}"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from msgspec import UNSET
 
+from attnbench.ledger.entry import model_name
 from attnbench.protocol.cell import Cell, Role
 from attnbench.protocol.result import ArmResult, Interval
 from attnbench.protocol.verdict import Verdict
@@ -16,7 +17,7 @@ CEILING = "zero_cost"
 def cell_title(cell: Cell) -> str:
     """The cell in words."""
     return (
-        f"{cell.model} · {cell.context} tokens · batch {cell.batch} · {cell.dtype} · "
+        f"{model_name(cell.model)} · {cell.context} tokens · batch {cell.batch} · {cell.dtype} · "
         f"{cell.scope.value} · {cell.mode.value} · {cell.device}"
     )
 

@@ -8,7 +8,7 @@ import pytest
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger, Reason, Status, diff, retract
 from attnbench.ledger.comparison import ratio_of_ratios
-from attnbench.ledger.entry import Estimate
+from attnbench.ledger.entry import Estimate, model_name
 from attnbench.ledger.sides import latest_two, run_and_earlier, side_of
 from tests.ledger.samples import cell, record_run, result_body
 
@@ -210,3 +210,35 @@ def test_two_files_and_a_git_revision_of_one_can_be_compared(ledger, monkeypatch
     assert change.latency_ratio == pytest.approx(0.5)
     with pytest.raises(UsageError, match="git cannot show"):
         side_of("HEAD:elsewhere.jsonl", ledger)
+
+
+def of_a_file(model: str, content: str) -> dict:
+    return {"cell": cell(model=model), "environment": {"model_identity": content}}
+
+
+def test_a_models_file_is_one_wherever_it_lies_and_another_where_its_weights_are(
+    ledger,
+):
+    add(ledger, "aa", "x", **of_a_file("/tmp/some/m.gguf", "ab" * 32))
+    add(ledger, "bb", "x", **of_a_file("m.gguf", "ab" * 32))
+    add(ledger, "cc", "x", **of_a_file("m.gguf", "cd" * 32))
+    assert len(compare(ledger, "aa", "bb").changes) == 1
+    before, after = run_and_earlier("bb", ledger)
+    assert (before.label, after.label) == ("run aa", "run bb")
+    assert "holds other weights" in compare(ledger, "bb", "cc").not_comparable
+    assert "is the first one of its cells" in run_and_earlier("cc", ledger)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("/tmp/some/m.gguf", "m.gguf"),
+        ("models/m.gguf", "m.gguf"),
+        ("/data/llama/", "llama"),
+        ("meta-llama/Llama-3.2-1B", "meta-llama/Llama-3.2-1B"),
+        ("preset:llama-3.2-1b", "preset:llama-3.2-1b"),
+        ("embedded", "embedded"),
+    ],
+)
+def test_a_model_is_called_by_its_name_without_the_path_to_it(model, name):
+    assert model_name(model) == name

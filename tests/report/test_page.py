@@ -244,6 +244,17 @@ def test_contexts_of_a_cpu_without_intervals_are_not_drawn_and_that_is_said(tmp_
     assert "There is nothing to draw: of a CPU ratios alone" in Seen(of(ledger)).text
 
 
+def test_a_models_file_is_shown_by_its_name_and_is_one_cell_wherever_it_lay(tmp_path):
+    ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
+    environment = {**ledgers.GPU, "model_identity": "ab" * 32}
+    for run, model in (("r1", "/tmp/some/m.gguf"), ("r2", "m.gguf")):
+        here = {"cell": ledgers.cell(model=model), "environment": environment}
+        ledger.append(Kind.RESULT, ledgers.candidate(run, "int8", 1.1, **here))
+    text = Seen(of(ledger)).text
+    assert "1 other run of this cell: r1" in " ".join(text.split())
+    assert "/tmp/some" not in text
+
+
 def test_runs_on_a_cpu_have_an_axis_of_their_own(tmp_path):
     ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
     wide = ledgers.statistics(aa=ledgers.interval(1, 0.6), position_effect=ledgers.interval(1, 0.8))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec import UNSET
 
+from attnbench.ledger.entry import model_key
 from attnbench.protocol.cell import Cell, Role, Scope
 from attnbench.protocol.result import ArmResult
 from attnbench.report.page.reading import Arm, Reading, day
@@ -20,6 +22,12 @@ class Run:
     name: str
     cell: Cell
     arms: Sequence[Arm]
+
+    @property
+    def place(self) -> Cell:
+        """The cell, equal for the same model's file wherever it lay."""
+        content = str(self.arms[0].result.environment.get("model_identity", ""))
+        return msgspec.structs.replace(self.cell, model=model_key(self.cell.model, content))
 
     @property
     def day(self) -> str:
@@ -90,8 +98,8 @@ def cells(reading: Reading) -> tuple[CellRuns, ...]:
     """The cells: by model, then whole steps before attention alone, then context."""
     by_cell: dict[Cell, list[Run]] = {}
     for run in _runs(reading.arms):
-        by_cell.setdefault(run.cell, []).insert(0, run)
-    found = (_cell_runs(cell, newest_first) for cell, newest_first in by_cell.items())
+        by_cell.setdefault(run.place, []).append(run)
+    found = (_cell_runs(runs[::-1]) for runs in by_cell.values())
     return tuple(sorted(found, key=lambda each: _place(each.cell)))
 
 
@@ -100,7 +108,7 @@ def ladders(found: Sequence[CellRuns]) -> tuple[Ladder, ...]:
     by_rest: dict[tuple[object, ...], list[Run]] = {}
     for each in found:
         if each.shown.stands:
-            by_rest.setdefault(_all_but_context(each.cell), []).append(each.shown)
+            by_rest.setdefault(_all_but_context(each.shown.place), []).append(each.shown)
     return tuple(
         Ladder(tuple(sorted(runs, key=lambda run: run.cell.context)))
         for runs in by_rest.values()
@@ -121,9 +129,9 @@ def _runs(arms: Sequence[Arm]) -> Iterator[Run]:
         yield Run(name, cell, tuple(of_run))
 
 
-def _cell_runs(cell: Cell, newest_first: Sequence[Run]) -> CellRuns:
+def _cell_runs(newest_first: Sequence[Run]) -> CellRuns:
     shown = next((run for run in newest_first if run.stands), newest_first[0])
-    return CellRuns(cell, shown, tuple(run for run in newest_first if run is not shown))
+    return CellRuns(shown.cell, shown, tuple(run for run in newest_first if run is not shown))
 
 
 def _place(cell: Cell) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
+from attnbench.ledger.entry import model_name
 from attnbench.protocol.cell import Role
 from attnbench.report.page.cells import Ladder, Run, is_ceiling
 from attnbench.report.page.drawing import Drawing
@@ -71,7 +72,9 @@ def against_context(ladder: Ladder) -> Drawing | None:
 
 def _what(ladder: Ladder) -> str:
     cell = ladder.cell
-    return f"{cell.model} · batch {cell.batch} · {cell.dtype} · {cell.scope} · {cell.mode}"
+    return (
+        f"{model_name(cell.model)} · batch {cell.batch} · {cell.dtype} · {cell.scope} · {cell.mode}"
+    )
 
 
 def measured_as(ladder: Ladder) -> str:
