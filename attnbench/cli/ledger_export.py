@@ -19,7 +19,7 @@ import typer
 from attnbench.cli.ledger_filters import Filters, parse_since
 from attnbench.cli.ledger_listing import BATCH, listed
 from attnbench.cli.ledger_views import standing
-from attnbench.cli.options import DEFAULT, LedgerPath
+from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 from attnbench.errors import AttnbenchError, UsageError
 from attnbench.ledger import Kind, Record, State
 from attnbench.ledger.storage import explained
@@ -38,38 +38,38 @@ class Format(StrEnum):
 
 
 def export(
-    out: Annotated[Path, typer.Option(help="The file to write; - is standard output.")] = STDOUT,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", "--output", help="The file to write; - is standard output."),
+    ] = STDOUT,
     form: Annotated[Format, typer.Option("--format", help="What to write.")] = Format.CSV,
     kind: Annotated[Kind | None, typer.Option(help="Only records of this kind.")] = None,
     run: Annotated[str, typer.Option(help="Only runs whose id begins so.")] = "",
     since: Annotated[str, typer.Option(help="Only records from this date or time (UTC) on.")] = "",
     path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
 ) -> None:
     """Write records as a table, one row each, members of bodies as columns; or their JSON Schema.
 
-    Lists are written as JSON. Parquet needs pyarrow: `pip install 'attnbench[parquet]'`.
+    Lists are written as JSON. With --json it says what it wrote. Parquet needs pyarrow:
+    `pip install 'attnbench[parquet]'`.
 
     Examples: `attnbench ledger export --kind result --out results.csv`,
     `attnbench ledger export --format parquet --kind result --out results.parquet`,
     `attnbench ledger export --format jsonschema`.
     """
+    if as_json and out == STDOUT:
+        raise UsageError("--json says what was written to a file", hint="Name a file with --out.")
     if form is Format.JSONSCHEMA:
-        with _opened(out) as file:
-            json.dump(schema_of_records(), file, indent=2, ensure_ascii=False)
-            file.write("\n")
-        return
-    if form is Format.PARQUET:
-        _require_pyarrow(out)
-    filters = Filters(kind, "", "", "", run, parse_since(since), tainted=False)
-    walk = survey(path, filters)
-    table = _Table(walk, filters)
-    if form is Format.PARQUET:
-        _write_parquet(out, table)
+        done = _write_schema(out)
     else:
-        with _opened(out) as file:
-            writer = csv.DictWriter(file, table.columns)
-            writer.writeheader()
-            writer.writerows(map(_as_text, table.rows()))
+        if form is Format.PARQUET:
+            _require_pyarrow(out)
+        filters = Filters(kind, "", "", "", run, parse_since(since), tainted=False)
+        table = _Table(survey(path, filters), filters)
+        done = _write_parquet(out, table) if form is Format.PARQUET else _write_csv(out, table)
+    if as_json:
+        typer.echo(json.dumps({"written": str(out), "format": form.value, **done}, indent=2))
 
 
 def schema_of_records() -> dict[str, Any]:
@@ -128,6 +128,23 @@ def _as_text(row: Row) -> Row:
     return {k: json.dumps(v) if isinstance(v, bool) else v for k, v in row.items()}
 
 
+def _write_schema(out: Path) -> Row:
+    with _opened(out) as file:
+        json.dump(schema_of_records(), file, indent=2, ensure_ascii=False)
+        file.write("\n")
+    return {}
+
+
+def _write_csv(out: Path, table: _Table) -> Row:
+    columns, rows = table.columns, 0
+    with _opened(out) as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for rows, row in enumerate(table.rows(), start=1):  # noqa: B007
+            writer.writerow(_as_text(row))
+    return {"rows": rows, "columns": columns}
+
+
 def _require_pyarrow(out: Path) -> None:
     if out == STDOUT:
         raise UsageError("Parquet is no text", hint="Name a file with --out.")
@@ -140,16 +157,19 @@ def _require_pyarrow(out: Path) -> None:
         ) from None
 
 
-def _write_parquet(out: Path, table: _Table) -> None:
+def _write_parquet(out: Path, table: _Table) -> Row:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     types = _types(table.rows())
     schema = pa.schema([(name, getattr(pa, type_)()) for name, type_ in types.items()])
+    written = 0
     with explained(out, "written"), pq.ParquetWriter(out, schema) as writer:
         rows = table.rows()
         while batch := [_typed(row, types) for row in islice(rows, BATCH)]:
             writer.write_table(pa.Table.from_pylist(batch, schema))
+            written += len(batch)
+    return {"rows": written, "columns": list(types)}
 
 
 def _types(rows: Iterable[Row]) -> dict[str, str]:

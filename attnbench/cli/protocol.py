@@ -113,6 +113,7 @@ def register(
 def new(
     id: Annotated[str, typer.Argument(metavar="ID", help="What it will be called.")],
     folder: Folder = FOLDER,
+    as_json: AsJson = False,
 ) -> None:
     """Begin a protocol file: an example with every key explained, which passes `check`.
 
@@ -127,6 +128,9 @@ def new(
         raise UsageError(f"{path} is there already", hint="choose another id, or edit it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(template(id))
+    if as_json:
+        _print_json({"id": id, "file": str(path)})
+        return
     typer.echo(f"{path} is an example: edit it, then `attnbench protocol check {path}`.")
 
 

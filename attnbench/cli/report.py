@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def report(
     path: LedgerPath = DEFAULT,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The page.", dir_okay=False)
+        Path, typer.Option("--output", "-o", "--out", help="The page.", dir_okay=False)
     ] = Path("report.html"),
     figures: Annotated[
         Path | None,

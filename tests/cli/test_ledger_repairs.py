@@ -150,6 +150,19 @@ def test_export_to_parquet_keeps_types(attnbench, two_runs, tmp_path):
     assert table.column("body.ratio.estimate").to_pylist()[2] == 1.2
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+@pytest.mark.parametrize("option", ["-o", "--out", "--output"])
+def test_export_says_in_json_what_it_wrote(attnbench, two_runs, tmp_path, form, option):
+    pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / f"results.{form}"
+    export = ("ledger", "export", "--kind", "result", "--format", form, "--json")
+    said = json.loads(attnbench(*export, option, str(out)).out)
+    assert (said["written"], said["format"], said["rows"]) == (str(out), form, 2)
+    assert said["columns"][0] == "seq"
+    assert "body.ratio.estimate" in said["columns"]
+    assert attnbench(*export).code == 2  # standard output is taken
+
+
 def test_parquet_without_pyarrow_or_a_file_is_an_error_that_says_what_to_do(
     attnbench, two_runs, tmp_path, monkeypatch
 ):

@@ -122,6 +122,8 @@ def test_new_writes_an_example_that_passes_and_overwrites_nothing(attnbench, pla
     assert attnbench("protocol", "check", "protocols/mine.toml").code == 0
     assert attnbench("protocol", "new", "mine").code == 2
     assert attnbench("protocol", "new", "../mine").code == 2
+    said = json.loads(attnbench("protocol", "new", "yours", "--json").out)
+    assert said == {"id": "yours", "file": "protocols/yours.toml"}
 
 
 @pytest.mark.usefixtures("workers")

@@ -53,6 +53,9 @@ def test_report_says_in_a_few_lines_what_it_read_and_wrote(attnbench, tmp_path):
         f"wrote {page}",
     ]
     assert page.exists()
+    other = tmp_path / "other.html"
+    assert attnbench("report", "--ledger", str(ledger.path), "--out", str(other)).code == 0
+    assert other.read_text() == page.read_text()
 
 
 def test_a_broken_ledger_gives_no_page_and_code_13(attnbench, here):
