@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from attnbench.cli.ledger_filters import parse_since
 from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 from attnbench.errors import AttnbenchError
 
 if TYPE_CHECKING:
     from attnbench.report.page.html import Contents
+    from attnbench.report.page.selection import Selection
 
 
 def report(
@@ -32,11 +34,26 @@ def report(
     markdown: Annotated[
         Path | None, typer.Option(help="Write the tables there, in Markdown.", dir_okay=False)
     ] = None,
+    run: Annotated[
+        list[str] | None, typer.Option(help="Only runs whose id begins so; again for more.")
+    ] = None,
+    since: Annotated[
+        str, typer.Option(help="Only runs that recorded something from this date or time (UTC) on.")
+    ] = "",
+    last: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Only so many runs, the last ones; 0: all.",
+            show_default="100, with --run or --since all of theirs",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make one page of a ledger: claims, results, figures, and what was taken back.
 
-    One file that asks the network for nothing; the same ledger gives the same bytes.
+    One file that asks the network for nothing; the same ledger gives the same bytes. All claims,
+    remarks and registrations are on it, and results of the last 100 runs unless you choose others.
 
     Examples:
 
@@ -44,13 +61,16 @@ def report(
 
     attnbench report --ledger other/ledger.jsonl -o other.html
 
+    attnbench report --run 81c2 --run 3f9a
+
     attnbench report --figures figures --latex tables.tex --markdown tables.md
     """
     from attnbench.ledger import Ledger
     from attnbench.report.page.html import Contents, page
     from attnbench.report.page.reading import Reading
 
-    contents = Contents(Reading.of(Ledger(path)))
+    wanted = _selection(run or [], since, last)
+    contents = Contents(Reading.of(Ledger(path), wanted))
     written = [_write(output, page(contents))]
     written += _tables(contents, latex, markdown)
     written += _figures(contents, figures) if figures else []
@@ -58,6 +78,15 @@ def report(
         typer.echo(json.dumps(_as_json(contents, written), ensure_ascii=False, indent=2))
     else:
         typer.echo("\n".join(_as_text(contents, written)))
+
+
+def _selection(runs: list[str], since: str, last: int | None) -> Selection:
+    """What is asked for: where that is nothing, the last runs."""
+    from attnbench.report.page.selection import LAST, Selection
+
+    if last is None:
+        last = 0 if runs or since else LAST
+    return Selection(tuple(runs), parse_since(since), last)
 
 
 def _tables(contents: Contents, latex: Path | None, markdown: Path | None) -> Iterator[Path]:
@@ -103,6 +132,11 @@ def _as_text(contents: Contents, written: list[Path]) -> Iterator[str]:
         f"{len(reading.records)} records: {len(reading.arms)} results in {len(contents.cells)} "
         f"cells; claims: {claims}."
     )
+    if not reading.chosen.is_all:
+        yield (
+            f"{len(reading.chosen.runs)} of {reading.chosen.of} runs are shown; "
+            "--run, --since and --last choose others."
+        )
     if reading.unread:
         number = len(reading.unread)
         results = "1 result" if number == 1 else f"{number} results"
@@ -126,6 +160,7 @@ def _as_json(contents: Contents, written: list[Path]) -> dict[str, Any]:
         "ledger": str(reading.name),
         "records": len(reading.records),
         "head": reading.records[-1].hash if reading.records else None,
+        "runs": {"shown": len(reading.chosen.runs), "of": reading.chosen.of},
         "standing": contents.standing(),
         "claims": [
             {

@@ -13,7 +13,12 @@ from attnbench.ledger.blobs import put
 from attnbench.ledger.record import GENESIS, Head, draft, envelope, seal
 from tests.ledger.samples import cell
 
-ARMS = ("sdpa", "sdpa#2", "int8_kv", "zero_cost")
+ARMS = {
+    "sdpa": "baseline",
+    "sdpa#2": "baseline_again",
+    "int8_kv": "candidate",
+    "zero_cost": "control",
+}
 SESSIONS = 4
 CONTEXTS = 1000
 BLOBS = 200
@@ -114,6 +119,7 @@ def _environment() -> dict[str, Any]:
 
 
 def _result(chain: Chain, run: str, arm: str, context: int) -> dict[str, Any]:
+    """As a page reads it (`attnbench.protocol.result.ArmResult`)."""
     ms, ratio, p = (chain.chance.random() for _ in range(3))
     verdict = chain.chance.choice(("FASTER", "SLOWER", "EQUIVALENT", "INCONCLUSIVE"))
     return {
@@ -122,12 +128,34 @@ def _result(chain: Chain, run: str, arm: str, context: int) -> dict[str, Any]:
         "arm": arm,
         "method": f"{arm.removesuffix('#2')},impl=triton",
         "baseline": "sdpa",
+        "role": ARMS[arm],
+        "family": "exact",
+        "source_sha256": "5" * 64,
+        "protocol": {"name": "canonical", "sessions": SESSIONS},
         "latency_ms": {"median": 2 + ms, "mean": 2.1 + ms, "min": 1.9 + ms, "max": 3 + ms},
         "ratio": _interval(1 + ratio / 5),
         "robust_ratio": _interval(1 + ratio / 4),
-        "statistics": {"p_value": p**12, "equivalence_p": p, "aa": _interval(1 + p / 1000)},
-        "verdict": {"latency": verdict, "quality": "PASS", "next_step": ""},
+        "statistics": _statistics(p),
+        "verdict": _verdict(verdict),
         "environment": _environment(),
+    }
+
+
+def _statistics(p: float) -> dict[str, Any]:
+    counts = {"sessions": SESSIONS, "blocks_used": 48, "blocks_dropped": 0, "not_beaten": []}
+    tests = {"equivalent": False, "p_value": p**12, "equivalence_p": p}
+    return {**counts, **tests, "aa": _interval(1 + p / 1000)}
+
+
+def _verdict(latency: str) -> dict[str, str]:
+    return {
+        "latency": latency,
+        "latency_reason": "interval-clear",
+        "quality": "PASS",
+        "quality_reason": "",
+        "memory": "EQUIVALENT",
+        "memory_reason": "",
+        "next_step": "",
     }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from attnbench.ledger import Kind
-from tests.report.ledgers import claim, ledger_at, made_up
+from tests.report.ledgers import claim, ledger_at, made_up, opened
 
 
 @pytest.fixture
@@ -56,6 +56,38 @@ def test_report_says_in_a_few_lines_what_it_read_and_wrote(attnbench, tmp_path):
     other = tmp_path / "other.html"
     assert attnbench("report", "--ledger", str(ledger.path), "--out", str(other)).code == 0
     assert other.read_text() == page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        ((), 2),
+        (("--last", "1"), 1),
+        (("--last", "0"), 3),
+        (("--run", "r1"), 1),
+        (("--run", "r1", "--run", "r2", "--run", "r3"), 3),
+        (("--since", "2026-01-01"), 3),
+    ],
+)
+def test_of_a_long_ledger_the_last_runs_are_shown_unless_others_are_chosen(
+    attnbench, tmp_path, monkeypatch, options, runs
+):
+    monkeypatch.setattr("attnbench.report.page.selection.LAST", 2)
+    ledger = ledger_at(tmp_path / "ledger.jsonl")
+    for run in ("r1", "r2", "r3"):
+        ledger.append(Kind.SESSION, opened(run))
+    report = ("report", "--ledger", str(ledger.path), "-o", str(tmp_path / "page.html"), *options)
+    said = json.loads(attnbench(*report, "--json").out)
+    assert said["runs"] == {"shown": runs, "of": 3}
+    text = attnbench(*report).out
+    assert (f"{runs} of 3 runs are shown; --run, --since and" in text) == (runs < 3)
+
+
+def test_a_run_that_is_not_there_gives_no_page(attnbench, here):
+    outcome = attnbench("report", "--run", "r9")
+    assert outcome.code == 2
+    assert "no run begins with 'r9'" in outcome.err
+    assert not (here / "report.html").exists()
 
 
 def test_a_broken_ledger_gives_no_page_and_code_13(attnbench, here):

@@ -204,9 +204,9 @@ def _quantity(record: Record) -> str:
 def _qualities(record: Record, reading: Reading) -> Iterator[Quality]:
     if quality := _verdict(record).get("quality"):
         yield Quality("", str(quality), record)
-    of_arms = {arm.record.id: arm for arm in reading.arms if arm.is_under_test}
-    for arm in (of_arms[id] for id in record.cites if id in of_arms):
-        yield Quality(arm.result.method, arm.result.verdict.quality, arm.record)
+    for arm in filter(None, map(reading.arm, record.cites)):
+        if arm.is_under_test:
+            yield Quality(arm.result.method, arm.result.verdict.quality, arm.record)
 
 
 def _is_exploratory(record: Record) -> bool:

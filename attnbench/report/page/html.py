@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -36,6 +36,7 @@ from attnbench.report.page.plain import first_upper, plain, shorten
 from attnbench.report.page.reading import SHORT, Calibration, Reading, day
 from attnbench.report.page.tables import Table, ms, result_tables, scoreboard_table
 
+MOST_TAINTED = 20  # records that a retraction names
 LONGEST_JSON = 6_000  # characters of a record that the page holds
 MEMORY_COLUMNS = {
     "reachable_bytes": "reachable",
@@ -174,6 +175,7 @@ _VOCABULARY: dict[str, Any] = {
     "order_plot": order_plot,
     "order_counts": order_counts,
     "calibration_plot": calibration_plot,
+    "most_tainted": MOST_TAINTED,
     "memory_columns": MEMORY_COLUMNS,
     "mib": lambda count: f"{count / words.MIB:,.1f}",
     "percent": lambda value: words.ABSENT if value is UNSET else f"{value:.3%}",
@@ -231,18 +233,20 @@ def _shown(value: object) -> object:
 
 def _records(reading: Reading, of_places: set[str]) -> list[Shown]:
     """Those that the page leads to: all but sessions that closed, and what bears on no figure."""
-    wanted = of_places | {run.first.id for run in sessions.sessions(reading)}
-    wanted |= {each.record.id for run in sessions.sessions(reading) for each in run.unfinished}
+    found = sessions.sessions(reading)
+    wanted = of_places | {run.first.id for run in found}
+    wanted |= {each.record.id for run in found for each in run.unfinished}
     other = frozenset({Kind.SESSION, Kind.CHECKPOINT, Kind.REPAIR})
     return [
         _record(record, reading)
-        for record in reading.records
+        for record in reading.shown
         if record.id in wanted or record.kind not in other
     ]
 
 
 def _record(record: Record, reading: Reading) -> Shown:
-    line = canonical_bytes(asdict(record)).decode()
+    members = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    line = canonical_bytes(members).decode()
     return Shown(
         record=record,
         status=reading.status(record).value,

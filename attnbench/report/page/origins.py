@@ -79,11 +79,7 @@ def _short_commit(commit: str | None) -> str:
 def _registration(record: Record, reading: Reading) -> Registration:
     resting = [reading.by_id[id] for id in reading.state.cited_by.get(record.id, ())]
     runs = dict.fromkeys(str(r.body["run"]) for r in resting if r.body.get("run"))
-    opened = [
-        session
-        for session in reading.of_kind(Kind.SESSION)
-        if session.body.get("phase") == "opened" and str(session.body.get("run")) in runs
-    ]
+    opened = [session for run in runs for session in reading.openings.get(run, ())]
     return Registration(
         record=record,
         protocol=str(record.body.get("protocol") or ""),

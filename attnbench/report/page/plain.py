@@ -12,6 +12,8 @@ _KEPT = frozenset("\n\t")
 def plain(text: str) -> str:
     """The text without control characters: neither XML nor TeX holds them, and marks of writing
     direction would show other words than were written."""
+    if text.isprintable():
+        return text
     return "".join(REPLACEMENT if _is_unseen(c) else c for c in text)
 
 

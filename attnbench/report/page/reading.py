@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +18,11 @@ from attnbench.protocol.appraisal import ArmQuality
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Role
 from attnbench.protocol.result import ArmResult
+from attnbench.report.page.selection import Chosen, Selection, choose, run_of
 
 SHORT = 12  # characters of an id
+EVERYTHING = Selection()
+_PREFIX = re.compile(rf"[0-9a-f]{{{SHORT},64}}")
 _Result = ArmResult | ArmQuality | CalibrationResult
 
 
@@ -62,20 +68,27 @@ class Appraised:
 
 @dataclass(frozen=True)
 class Reading:
-    """The records of a ledger, oldest first, and their standing."""
+    """The records of a ledger, oldest first, their standing, and the runs that are shown of it."""
 
     name: str
     records: Sequence[Record]
     state: State
+    chosen: Chosen
 
     @classmethod
-    def of(cls, ledger: Ledger) -> Reading:
-        """Read and check all of it; raises what `Ledger.records` raises."""
+    def of(cls, ledger: Ledger, selection: Selection = EVERYTHING) -> Reading:
+        """Read and check all of it; raises what `Ledger.records` and `choose` raise."""
         records = tuple(ledger.records())
-        return cls(ledger.path.name, records, fold(records))
+        return cls(ledger.path.name, records, fold(records), choose(records, selection))
+
+    @cached_property
+    def shown(self) -> tuple[Record, ...]:
+        """All records but those of other runs."""
+        return tuple(record for record in self.records if self.chosen.holds(record))
 
     def of_kind(self, *kinds: Kind) -> tuple[Record, ...]:
-        return tuple(record for record in self.records if record.kind in kinds)
+        """Those that are shown."""
+        return tuple(record for record in self.shown if record.kind in kinds)
 
     def status(self, record: Record) -> Status:
         return self.state.statuses[record.id]
@@ -120,13 +133,42 @@ class Reading:
 
     def find(self, prefix: object) -> Record | None:
         """The one record whose id begins so."""
-        if not isinstance(prefix, str) or len(prefix) < SHORT:
+        if not isinstance(prefix, str) or not _PREFIX.fullmatch(prefix):
             return None
-        return self.by_id.get(prefix) or self._beginning(prefix)
+        at = bisect_left(self._ids, prefix)
+        found = [id for id in self._ids[at : at + 2] if id.startswith(prefix)]
+        return self.by_id[found[0]] if len(found) == 1 else None
 
-    def _beginning(self, prefix: str) -> Record | None:
-        found = [record for record in self.records if record.id.startswith(prefix)]
-        return found[0] if len(found) == 1 else None
+    @cached_property
+    def _ids(self) -> Sequence[str]:
+        return sorted(self.by_id)
+
+    @cached_property
+    def tainted(self) -> Mapping[str, Sequence[Record]]:
+        """By the id of what was retracted, the records that are tainted by it, oldest first."""
+        found: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in self.records:
+            if self.status(record) is Status.TAINTED:
+                for root in self.state.tainted_by[record.id]:
+                    found[root].append(record)
+        return found
+
+    @cached_property
+    def openings(self) -> Mapping[str, Sequence[Record]]:
+        """By run, the opening records of its sessions, shown or not."""
+        found: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in self.records:
+            if record.kind is Kind.SESSION and record.body.get("phase") == "opened":
+                found[run_of(record)].append(record)
+        return found
+
+    def arm(self, id: str) -> Arm | None:
+        """The result of an arm, shown or not; None where the id is none's."""
+        record = self.by_id.get(id)
+        read = _read(record) if record is not None and is_of_an_arm(record) else None
+        if record is None or not isinstance(read, ArmResult):
+            return None
+        return Arm(record, read, self.status(record))
 
     def doubts(self, record: Record) -> list[Record]:
         """The concerns and corrections about it that stand."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from attnbench.ledger import Kind, Record, Status
+from attnbench.ledger import Kind, Record
 from attnbench.report.page.reading import SHORT, Reading
 
 KINDS = (Kind.RETRACTION, Kind.REINSTATEMENT, Kind.CORRECTION, Kind.CONCERN)
@@ -68,14 +68,5 @@ def _remark(record: Record, reading: Reading) -> Remark:
         target_id=target_id,
         target=target,
         target_is=in_few_words(target) or f"{target_id[:SHORT]}, not in this ledger",
-        tainted=_tainted(target_id, reading) if record.kind is Kind.RETRACTION else (),
-    )
-
-
-def _tainted(root: str, reading: Reading) -> tuple[Record, ...]:
-    by: Mapping[str, tuple[str, ...]] = reading.state.tainted_by
-    return tuple(
-        record
-        for record in reading.records
-        if root in by.get(record.id, ()) and reading.status(record) is Status.TAINTED
+        tainted=reading.tainted.get(target_id, ()) if record.kind is Kind.RETRACTION else (),
     )
