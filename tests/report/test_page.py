@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from attnbench.ledger import Kind, Ledger, Reason, retract
+from attnbench.report.page.contexts import apart
 from attnbench.report.page.html import LONGEST_JSON, Contents, page
 from attnbench.report.page.origins import environments, registrations
 from attnbench.report.page.palette import DARK, LIGHT
@@ -253,6 +254,18 @@ def test_a_models_file_is_shown_by_its_name_and_is_one_cell_wherever_it_lay(tmp_
     text = Seen(of(ledger)).text
     assert "1 other run of this cell: r1" in " ".join(text.split())
     assert "/tmp/some" not in text
+
+
+@pytest.mark.parametrize(
+    ("contexts", "named"),
+    [
+        ([512, 600, 8192], [512, 8192]),
+        ([1024, 2048, 4096], [1024, 2048, 4096]),
+        ([8192], [8192]),
+    ],
+)
+def test_contexts_are_named_where_there_is_room_for_their_names(contexts, named):
+    assert apart(contexts) == named
 
 
 def test_runs_on_a_cpu_have_an_axis_of_their_own(tmp_path):

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEIGHT_IN = 4.2
+MOST_TICKS = 9
 LONGEST_NAME = 34  # characters
 # Told apart by dashes and marks too: colours are few, and some readers see fewer.
 COLOURS = ("good", "bad", "void", "open", "ink")
@@ -172,7 +173,7 @@ def _floor_ms(run: Run) -> float | None:
 
 
 def _context_axis(axes: Axes, ladder: Ladder) -> None:
-    contexts = [run.cell.context for run in ladder.runs]
+    contexts = apart([run.cell.context for run in ladder.runs])
     axes.set_xscale("log", base=2)
     axes.set_xticks(contexts, [f"{context:,}" for context in contexts])
     axes.set_xticks([], minor=True)
@@ -180,6 +181,14 @@ def _context_axis(axes: Axes, ladder: Ladder) -> None:
     axes.spines["left"].set_visible(True)
     axes.grid(axis="y")
     axes.set_axisbelow(True)
+
+
+def apart(contexts: Sequence[int]) -> list[int]:
+    """Those of growing contexts whose names have room on a logarithmic axis."""
+    least = (contexts[-1] / contexts[0]) ** (1 / MOST_TICKS)
+    kept = [contexts[0]]
+    kept += [context for context in contexts[1:] if context >= kept[-1] * least]
+    return kept
 
 
 def _plain_numbers(axes: Axes) -> None:
