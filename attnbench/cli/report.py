@@ -52,8 +52,9 @@ def report(
 ) -> None:
     """Make one page of a ledger: claims, results, figures, and what was taken back.
 
-    One file that asks the network for nothing; the same ledger gives the same bytes. All claims,
-    remarks and registrations are on it, and results of the last 100 runs unless you choose others.
+    One file that asks the network for nothing; the same ledger gives the same bytes.
+
+    It has all claims and remarks, and results of the last 100 runs unless you choose others.
 
     Examples:
 
