@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,10 @@ def place(tmp_path, monkeypatch) -> Place:
 def workers(monkeypatch) -> Workers:
     """Workers that answer at once, for `attnbench run` in this process."""
     fakes = Workers(FAST)
-    monkeypatch.setattr(promised, "PromisedRun", partial(promised.PromisedRun, run=fakes))
+    run_of = promised.PromisedRun
+    monkeypatch.setattr(
+        promised, "PromisedRun", lambda *of, **how: run_of(*of, **how | {"run": fakes})
+    )
     return fakes
 
 
