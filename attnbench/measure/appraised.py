@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from attnbench.measure.tasks import QualityResult
+from attnbench.measure.tasks import ArmFailure, QualityResult
 from attnbench.protocol.appraisal import ArmQuality, Place, Said
 from attnbench.protocol.band_options import bands_of
+from attnbench.protocol.verdict import NEXT_STEP, Reason
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated
 
 
@@ -52,9 +53,17 @@ def _verdict(bare: ArmQuality, found: QualityResult, weights: str) -> QualityVer
     samples = found.arms.get(bare.arm)
     if samples is not None:
         return judge(samples, bare.family, weights, bands_of(bare.bands))
-    why = found.failures.get(bare.arm)
-    advice = (why.hint or why.message) if why else "see why the arm did not run"
-    return not_evaluated("not-measured", advice)
+    return without_samples(found.failures.get(bare.arm))
+
+
+def without_samples(why: ArmFailure | None) -> QualityVerdict:
+    """The verdict on an arm that could not be judged; its reason is what it did, where that has a
+    name."""
+    if why is None:
+        return not_evaluated("not-measured", "see why the arm did not run")
+    if why.reason in set(Reason):
+        return not_evaluated(why.reason, why.hint or NEXT_STEP[Reason(why.reason)])
+    return not_evaluated("not-measured", why.hint or why.message)
 
 
 def _place(verdict: QualityVerdict) -> Place:

@@ -27,6 +27,7 @@ class Doing(StrEnum):
     TIMED = "timed steps"
     VISITED = "checks"  # the timed steps are over
     PROBED = "probe"
+    JUDGED = "quality"
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="progress"):

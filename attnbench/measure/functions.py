@@ -15,6 +15,8 @@ from operator import attrgetter, is_
 from types import FunctionType, ModuleType
 from typing import Any
 
+import msgspec
+import numpy
 import torch
 from torch import nn
 from torch.nn import functional
@@ -27,16 +29,23 @@ TENSOR_NAMES = (
     *("__getitem__", "__matmul__", "__mul__", "__add__", "clone", "contiguous", "copy_", "cpu"),
     *("detach", "double", "expand", "flatten", "index_copy_", "mean", "norm", "pow", "reshape"),
     *("softmax", "sum", "to", "tolist", "transpose", "view", "zero_"),
+    *("log_softmax", "gather", "scatter", "topk", "amax", "all", "any", "exp", "abs", "max"),
+    *("clamp_min", "masked_fill", "isfinite", "isnan", "float", "numpy", "__sub__", "__truediv__"),
+    *("__neg__", "__eq__", "__gt__", "__lt__", "__le__", "__ge__", "__and__", "__or__"),
 )
 # Compilers replace others of `nn.Module`, which build modules.
 CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")
 TORCH_NAMES = (
     *("softmax", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "embedding", "rms_norm"),
     *("layer_norm", "rsqrt", "cos", "sin", "isfinite", "equal", "cat", "stack", "set_num_threads"),
+    *("where", "minimum", "rand", "randn", "tensor", "zeros", "zeros_like", "arange", "full"),
 )
 # What brings in all that measures. No name in this package's modules or in a class of theirs may
 # change its meaning, no function its code.
-ENTRANCES = ("measure.session", "measure.pilot", "measure.nvml", "measure.settings", "kernels.fold")
+ENTRANCES = (
+    *("measure.session", "measure.pilot", "measure.judging", "measure.nvml", "measure.settings"),
+    "kernels.fold",
+)
 
 
 def guarded_names() -> Named:
@@ -45,6 +54,8 @@ def guarded_names() -> Named:
         (time, ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time", "sleep")),
         (statistics, ("median", "fmean", "mean")),
         (math, ("fsum", "sqrt", "exp", "log")),
+        (numpy, ("stack", "array", "savez_compressed")),
+        (msgspec.json, ("encode", "decode")),
         (os, ("urandom",)),
         (random.SystemRandom, ("random", "getrandbits")),
         (torch.cuda, ("Event", "synchronize", "CUDAGraph", "current_stream")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from attnbench.measure.appraised import without_samples
 from attnbench.measure.evidence import Evidence, JudgedArm
 from attnbench.measure.tasks import MemoryFigures
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
@@ -21,8 +22,7 @@ def quality_verdict(evidence: Evidence, planned: JudgedArm) -> QualityVerdict:
         return not_evaluated("not-measured", "see why the quality part of the run failed")
     samples = evidence.quality.arms.get(planned.label)
     if samples is None:
-        why = evidence.quality.failures.get(planned.label)
-        return not_evaluated("not-measured", why.message if why else "the arm did not run")
+        return without_samples(evidence.quality.failures.get(planned.label))
     bands = evidence.plan.request.bands
     return judge(samples, planned.family.value, evidence.plan.info.weights, bands)
 

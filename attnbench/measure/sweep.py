@@ -133,4 +133,4 @@ def _with_model(part: TaskPart, talk: Talk, household: Household) -> PartResult:
         raise WorkerFailed("the parts of a sweep are of one kind")
     from attnbench.measure.judging import run_judging
 
-    return run_judging(part, talk.progress, household.model)
+    return run_judging(part, talk, household)

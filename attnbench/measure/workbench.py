@@ -9,17 +9,17 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnbench.errors import DoesNotFit, ModelError, SessionLost
+from attnbench.errors import DoesNotFit, ModelError
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.failing import is_out_of_memory
 from attnbench.measure.floor import weight_bytes
+from attnbench.measure.intact import Intact
 from attnbench.measure.prompts import TEXT_STEPS, require_tokenizer
-from attnbench.measure.sums import cache_sums, weight_sums
+from attnbench.measure.sums import cache_sums
 from attnbench.measure.taps import Echo
 from attnbench.measure.tasks import Bench, Fill, LayerFacts
 from attnbench.methods.base import MethodLayer
@@ -99,8 +99,7 @@ class Workbench:
 
     def _know_model(self) -> None:
         """Take the model as it is now for intact."""
-        self._weights = weight_sums(self.loaded.module)
-        self._anatomy = anatomy(self.loaded.module)
+        self._model = Intact(self.loaded.module)
 
     def set_up(self, arm: Arm, scope: Scope, mode: Mode, *, in_turn: bool = False) -> BenchArm:
         """The arm with fresh state and workspaces, captured anew where the mode captures."""
@@ -151,12 +150,7 @@ class Workbench:
 
     def require_intact_model(self) -> None:
         """Raise `SessionLost` where the model's weights or modules are not as they were loaded."""
-        if not torch.equal(weight_sums(self.loaded.module), self._weights):
-            raise SessionLost("it changed the model's weights", reason=Reason.WEIGHTS_CHANGED.value)
-        if anatomy(self.loaded.module) != self._anatomy:
-            raise SessionLost(
-                "it changed the model's modules or their hooks", reason=Reason.WEIGHTS_CHANGED.value
-            )
+        self._model.require()
 
     @torch.no_grad()
     def logits_given(
@@ -305,21 +299,6 @@ def refuse_without_full_attention(surveyed: tuple[SurveyedLayer, ...]) -> None:
             "every layer of the model attends to a sliding window; methods replace full attention",
             hint="a context below the window makes these layers full",
         )
-
-
-def anatomy(module: torch.nn.Module) -> list[tuple[Any, ...]]:
-    """Every part's class, its own forward if an instance has one, and its hooks."""
-    return [
-        (
-            name,
-            type(part),
-            type(part).forward,
-            vars(part).get("forward"),
-            list(part._forward_hooks.values()),
-            list(part._forward_pre_hooks.values()),
-        )
-        for name, part in module.named_modules()
-    ]
 
 
 def layer_facts(surveyed: tuple[SurveyedLayer, ...]) -> tuple[LayerFacts, ...]:

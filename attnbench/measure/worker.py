@@ -114,7 +114,7 @@ def perform(task: Task | TuneTask | ProductTask, events: EventWriter) -> TaskRes
         return run_fit(task, events.progress)
     from attnbench.measure.judging import run_judging
 
-    return run_judging(task, events.progress)
+    return run_judging(task, events)
 
 
 def failure_event(error: Exception) -> Failure:

@@ -173,7 +173,9 @@ class Workers:
             task, MemoryTask | QualityTask | FitTask
         ):  # these have no place for a broken arm
             kept = tuple(arm for arm in bench.arms if arm.label not in self.left_out)
-            return msgspec.structs.replace(task, bench=msgspec.structs.replace(bench, arms=kept))
+            bench = msgspec.structs.replace(bench, arms=kept)
+            if not isinstance(task, QualityTask):
+                return msgspec.structs.replace(task, bench=bench)
         left_out = {**bench.left_out, **self.left_out}
         return msgspec.structs.replace(
             task, bench=msgspec.structs.replace(bench, left_out=left_out)

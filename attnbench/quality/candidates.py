@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
+from attnbench.errors import AttnbenchError, SessionLost
 from attnbench.methods.base import KernelConfig, Method
 from attnbench.methods.registry import parse
 from attnbench.quality.gates import refuse_replacement
@@ -30,11 +32,43 @@ class Candidate:
         refuse_replacement(self.label, self.method.family)
 
 
-class Roster:
-    """Candidates in order; one that raises is left out from there on, and `failures` says why."""
+class Watch(Protocol):
+    """Looks on while the arms take their turns."""
 
-    def __init__(self, candidates: Iterable[Candidate]) -> None:
+    def begins(self, label: str) -> None:
+        """The code of this arm runs from now on; raises where somebody changed the process since
+        the last turn ended."""
+
+    def require_unchanged(self, *, thoroughly: bool = True) -> None:
+        """Put back what changed in the process and raise for it."""
+
+    def require_intact_model(self) -> None:
+        """Raise `SessionLost` where the model's weights or modules changed."""
+
+
+class Unwatched:
+    """Where the methods are one's own."""
+
+    def begins(self, label: str) -> None:
+        """Nothing."""
+
+    def require_unchanged(self, *, thoroughly: bool = True) -> None:
+        """Nothing."""
+
+    def require_intact_model(self) -> None:
+        """Nothing."""
+
+
+class Roster:
+    """Candidates in order; one that raises is left out from there on, and `failures` says why.
+
+    So is one that changes the process: what it changed is put back before anything is computed
+    from what it returned.
+    """
+
+    def __init__(self, candidates: Iterable[Candidate], watch: Watch | None = None) -> None:
         self._going = {candidate.label: candidate for candidate in candidates}
+        self._watch = watch or Unwatched()
         self.failures: dict[str, Exception] = {}
 
     def going(self) -> tuple[Candidate, ...]:
@@ -42,13 +76,41 @@ class Roster:
         return tuple(self._going.values())
 
     @contextmanager
-    def attempt(self, candidate: Candidate) -> Iterator[None]:
-        """Run something of this candidate's; its failure ends here, and its part in the run."""
+    def attempt(self, candidate: Candidate, *, inside: bool = False) -> Iterator[None]:
+        """Run something of this candidate's; its failure ends here, and its part in the run.
+
+        `SessionLost`, which leaves nothing to judge the others with, goes through. A candidate
+        that runs `inside` the model must leave that as it was; reading its weights takes a step.
+        """
+        self._watch.begins(candidate.label)
         try:
-            yield
+            with self.held_still():
+                yield
+            if inside:
+                self._watch.require_intact_model()
+        except SessionLost:
+            raise
         except Exception as error:  # noqa: BLE001 a method may raise anything: the others go on
             self.failures[candidate.label] = error
             del self._going[candidate.label]
+
+    @contextmanager
+    def held_still(self) -> Iterator[None]:
+        """Run code of a candidate, and raise for what it changed: that is its doing, whatever it
+        raised itself."""
+        try:
+            yield
+        except SessionLost:
+            raise
+        except Exception as error:
+            if not _has_reason(error):
+                self._watch.require_unchanged()
+            raise
+        self._watch.require_unchanged(thoroughly=False)
+
+
+def _has_reason(error: Exception) -> bool:
+    return isinstance(error, AttnbenchError) and bool(error.reason)
 
 
 def candidate(

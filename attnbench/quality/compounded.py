@@ -16,6 +16,7 @@ from attnbench.errors import Unsupported
 from attnbench.models.forced import StepRecord, teacher_forced
 from attnbench.models.prefill import prefill
 from attnbench.models.step import build_layers
+from attnbench.protocol.verdict import Reason
 from attnbench.quality.candidates import Candidate, Progress, Roster
 from attnbench.quality.capture import RoutedModel
 from attnbench.quality.samples import Floats, GateArrays
@@ -37,8 +38,8 @@ class CompoundedGate:
         targets = ids[0, context + 1 :]
         for candidate in self._roster.going():
             progress(f"{len(targets)} steps of {candidate.label}")
-            with self._roster.attempt(candidate):
-                logits = decoded(model, candidate, ids[:, :-1], context, intact)
+            with self._roster.attempt(candidate, inside=True):
+                logits = decoded(model, self._roster, candidate, ids[:, :-1], context, intact)
                 samples = compare_logits(logits, record.logits[:, 0], targets)
                 self._parts.setdefault(candidate.label, []).append(samples)
 
@@ -68,21 +69,41 @@ def compare_logits(logits: Tensor, sdpa: Tensor, targets: Tensor) -> dict[str, T
 
 
 def decoded(
-    model: RoutedModel, candidate: Candidate, ids: Tensor, context: int, intact: Tensor
+    model: RoutedModel,
+    roster: Roster,
+    candidate: Candidate,
+    ids: Tensor,
+    context: int,
+    intact: Tensor,
 ) -> Tensor:
     """Logits [T,V] of the model with the candidate in it; the prompt's rows must stay intact."""
     model.cache.reset(context)
     try:
-        layers = build_layers(candidate.method, model.cache, model.surveyed, candidate.kernel)
-        fed = ids[:, context:]
-        return torch.cat(list(teacher_forced(model.loaded, model.router, model.cache, layers, fed)))
-    finally:
+        with roster.held_still():
+            layers = build_layers(candidate.method, model.cache, model.surveyed, candidate.kernel)
+            fed = ids[:, context:]
+            steps = teacher_forced(model.loaded, model.router, model.cache, layers, fed)
+            logits = torch.cat(list(steps))
+        return _plain(logits)
+    finally:  # by what the process is again, whatever the candidate made of it
         if not torch.equal(model.checksum(context), intact):
             prefill(model.loaded, model.router, model.cache, ids[:, :context])
             raise Unsupported(
                 f"{candidate.label} changed the prompt's rows of the shared exact cache",
                 hint="a method may write only the row of the token that it is given",
+                reason=Reason.CACHE_CHANGED.value,
             )
+
+
+def _plain(logits: Tensor) -> Tensor:
+    """A tensor of a class of its own may compute whenever it is looked at."""
+    if type(logits) is not Tensor:
+        raise Unsupported(
+            f"with it the model answers with a {type(logits).__name__}",
+            hint="return a plain tensor from every step",
+            reason=Reason.OUTPUT_TYPE.value,
+        )
+    return logits
 
 
 def _completed(arrays: GateArrays, windows: Sequence[Mapping[str, Tensor]]) -> GateArrays:

@@ -17,7 +17,7 @@ from attnbench.quality.candidates import Candidate, Progress, Roster
 from attnbench.quality.kept_mass import kept_mass
 from attnbench.quality.metrics import head_metrics
 from attnbench.quality.null_cosines import NullCosines
-from attnbench.quality.replay import LayerTrace, deterministic, replay, sdpa_outputs
+from attnbench.quality.replay import LayerTrace, Replay, replay, same_again, sdpa_outputs
 from attnbench.quality.samples import Floats, GateArrays
 
 Parts = Mapping[str, Floats]  # one layer of one window: by field of GateArrays
@@ -65,10 +65,14 @@ class LocalGate:
     def _add(
         self, candidate: Candidate, trace: LayerTrace, exact: Tensor, nulls: NullCosines
     ) -> None:
-        if candidate.label not in self._deterministic:
-            same = deterministic(candidate.method, trace, candidate.kernel)
-            self._deterministic[candidate.label] = same
-        self._parts[candidate.label][-1].append(_judged(candidate, trace, exact, nulls))
+        with self._roster.held_still():
+            ran = replay(candidate.method, trace, candidate.kernel)
+            if self._windows == 0:
+                same = same_again(candidate.method, trace, ran, candidate.kernel)
+                self._deterministic[candidate.label] = same and self._deterministic.get(
+                    candidate.label, True
+                )
+        self._parts[candidate.label][-1].append(_judged(candidate, ran, exact, nulls))
         if self._measures_mass and self._windows == 0:
             mass = kept_mass(candidate.method, trace, candidate.kernel)
             self._kept_mass.setdefault(candidate.label, []).append(_floats(mass))
@@ -89,10 +93,9 @@ class LocalGate:
 
 
 def _judged(
-    candidate: Candidate, trace: LayerTrace, exact: Tensor, nulls: NullCosines
+    candidate: Candidate, ran: Replay, exact: Tensor, nulls: NullCosines
 ) -> dict[str, Floats]:
-    """The samples of one candidate on one layer of one window."""
-    ran = replay(candidate.method, trace, candidate.kernel)
+    """The samples of what one candidate answered on one layer of one window."""
     parts = {
         **head_metrics(ran.outputs, exact)._asdict(),
         **nulls.unconditional,

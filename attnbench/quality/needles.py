@@ -149,10 +149,14 @@ class NeedleGate:
             self._sdpa.append(_scored(_exact_logits(model, _ids(prompt, asked), context), asked))
         for candidate in self._roster.going():
             progress(f"{len(planted.questions)} facts, {candidate.label}")
-            with self._roster.attempt(candidate):
-                answers = [
-                    _scored(decoded(model, candidate, _ids(prompt, asked), context, intact), asked)
+            with self._roster.attempt(candidate, inside=True):
+                said = [
+                    decoded(model, self._roster, candidate, _ids(prompt, asked), context, intact)
                     for asked in planted.questions
+                ]
+                answers = [
+                    _scored(logits, asked)
+                    for logits, asked in zip(said, planted.questions, strict=True)
                 ]
                 self._answers.setdefault(candidate.label, []).extend(answers)
 

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.errors import Unsupported
 from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape, Method
+from attnbench.protocol.verdict import Reason
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ def replay(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None
         output = layer.decode(
             q, trace.k[None, :, row : row + 1].clone(), trace.v[None, :, row : row + 1].clone()
         )
+        if type(output) is not Tensor:
+            raise Unsupported(
+                f"{method.label} answered with a {type(output).__name__}, which may compute "
+                "whenever it is looked at",
+                hint="return a plain tensor from every step",
+                reason=Reason.OUTPUT_TYPE.value,
+            )
         if output.shape != q.shape:
             raise Unsupported(
                 f"{method.label} answered {tuple(output.shape)} to queries {tuple(q.shape)}",
@@ -96,7 +104,10 @@ def replay(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None
     return Replay(torch.stack(outputs), tuple(kept))
 
 
-def deterministic(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None) -> bool:
-    """True when two replays from fresh state give the same values, NaN in the same places."""
-    first, again = (replay(method, trace, kernel).outputs for _ in range(2))
+def same_again(
+    method: Method, trace: LayerTrace, ran: Replay, kernel: KernelConfig | None = None
+) -> bool:
+    """True when a further replay from fresh state gives the same values as `ran`, NaN in the same
+    places."""
+    first, again = ran.outputs, replay(method, trace, kernel).outputs
     return bool(((first == again) | (first.isnan() & again.isnan())).all())

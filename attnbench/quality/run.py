@@ -6,7 +6,7 @@ Nothing is judged here. The parent process turns the samples into verdicts (`qua
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attnbench.errors import UsageError
 from attnbench.models.info import LoadedModel
-from attnbench.quality.candidates import Candidate, Roster
+from attnbench.quality.candidates import Roster
 from attnbench.quality.capture import RoutedModel, layer_traces, record_window, routed
 from attnbench.quality.compounded import CompoundedGate
 from attnbench.quality.fitness import require_causal, require_vocabulary
@@ -61,7 +61,7 @@ class QualitySamples:
 
 def run_quality(
     loaded: LoadedModel,
-    candidates: Sequence[Candidate],
+    roster: Roster,
     counts: QualityCounts,
     *,
     dtype: torch.dtype,
@@ -70,7 +70,7 @@ def run_quality(
     progress: Progress,
     text_path: str | None = None,
 ) -> QualitySamples:
-    """Gate the candidates on windows of a text file, or of numpy's documentation strings.
+    """Gate the roster on windows of a text file, or of numpy's documentation strings.
 
     Where the model has too few positions the prompt is shorter than asked for, and the samples
     say how long it was. Raises UsageError for a model without a tokenizer (random weights: there
@@ -86,7 +86,6 @@ def run_quality(
     text = default_text() if text_path is None else read_text(text_path)
     material = _material(loaded, text, counts, seed)
     require_causal(loaded, material.windows[:1].to(device))
-    roster = Roster(candidates)
     arms = gate_windows(loaded, roster, material, counts, dtype, device, seed, progress)
     return QualitySamples(arms, roster.failures, text, material.sha256)
 

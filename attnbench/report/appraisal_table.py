@@ -170,7 +170,8 @@ def _of_arm(result: ArmQuality) -> Iterator[str]:
     bad = [f"{gate} {band}" for gate, band in result.gates.items() if band != "PASS"]
     if bad and not result.floor:
         yield f"{result.arm}: {', '.join(bad)}{_where(result)}"
-    if result.verdict.next_step and not result.floor and result.failure is UNSET:
+    repeats = result.failure is not UNSET and result.verdict.next_step in result.failure
+    if result.verdict.next_step and not result.floor and not repeats:
         yield f"{result.arm}: next: {result.verdict.next_step}"
     for gate, why in result.not_run.items():
         yield f"{result.arm}: {gate} NOT_EVALUATED: {why}"

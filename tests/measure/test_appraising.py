@@ -131,3 +131,20 @@ def test_what_cannot_be_judged_is_refused_before_anything_runs(request_, said):
     with pytest.raises(UsageError, match=said) as refused:
         plan_quality(QualityRequest(**request))
     assert refused.value.hint
+
+
+def test_what_an_arm_did_to_the_process_is_the_reason_that_it_has_no_verdict(ledger):
+    patched = ArmFailure(
+        type="BrokenArm", message="it replaced x", hint="", during="quality", reason="patched"
+    )
+
+    class Patching(FakeWorkers):
+        def _quality(self, task):
+            whole = super()._quality(task)
+            rest = {label: arm for label, arm in whole.arms.items() if label != "random_k"}
+            return msgspec.structs.replace(whole, arms=rest, failures={"random_k": patched})
+
+    found = appraised(ledger, Patching(), "random_k").results[0]
+    assert (found.verdict.quality, found.verdict.quality_reason) == ("NOT_EVALUATED", "patched")
+    assert "other people's functions" in found.verdict.next_step
+    assert found.failure == "BrokenArm: it replaced x"

@@ -26,6 +26,7 @@ from attnbench.measure.worker import failure_event
 from attnbench.protocol.integrity import ERROR_BOUND, REST_OF_STEP
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.text import TextTooShort
+from tests.measure.simulated import Muted
 from tests.measure.standing import CPU, STEPS, arm, cell, with_arms
 from tests.models.tiny import COMMON, build
 
@@ -130,7 +131,7 @@ def test_quality_of_a_model_that_cannot_read_is_refused(folder):
             QualityTask(
                 bench=bench, counts=QualityCounts(context=bench.context, windows=1, steps=2)
             ),
-            lambda *_: None,
+            Muted(),
         )
 
 

@@ -180,7 +180,8 @@ def test_memory_and_quality_go_on_without_an_arm_that_was_left_out_before(ledger
     workers.work(0, SESSION, SessionResult, NoteTaker().update)
     workers.work("after", task, MemoryResult | QualityResult, NoteTaker().update)
     assert [arm.label for arm in run.tasks[-1].bench.arms] == ["sdpa", "sink_window"]
-    assert run.tasks[-1].bench.left_out == {}
+    told = {"int8_kv"} if task is QUALITY else set()  # whose samples must say why there are none
+    assert set(run.tasks[-1].bench.left_out) == told
 
 
 def test_a_pilot_can_lose_an_arm_that_might_have_become_the_baseline(ledger):

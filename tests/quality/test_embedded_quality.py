@@ -44,7 +44,7 @@ def model():
 def verdicts_on(model, counts, methods):
     samples = run_quality(
         model,
-        [Candidate(name, method.resolved(CPU)) for name, method in methods.items()],
+        Roster([Candidate(name, method.resolved(CPU)) for name, method in methods.items()]),
         counts,
         dtype=torch.float32,
         device=CPU,

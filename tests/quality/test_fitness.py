@@ -7,7 +7,7 @@ import torch
 
 from attnbench.errors import ModelError, Unsupported
 from attnbench.methods.sdpa import Sdpa
-from attnbench.quality.candidates import Candidate
+from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.fitness import require_causal, require_vocabulary
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.run import run_quality
@@ -25,7 +25,7 @@ class LargeTokenizer:
 def run(model, tokenizer=None, *methods):
     return run_quality(
         dataclasses.replace(model, tokenizer=tokenizer or LetterTokenizer()),
-        [Candidate(method.label, method) for method in methods or (Sdpa(),)],
+        Roster([Candidate(method.label, method) for method in methods or (Sdpa(),)]),
         COUNTS,
         dtype=torch.float32,
         device=CPU,
@@ -85,7 +85,7 @@ def test_a_method_that_takes_other_head_sizes_only_has_no_verdict_and_the_others
 
     found = run_quality(
         dataclasses.replace(tiny.loaded("llama"), tokenizer=LetterTokenizer()),
-        [Candidate("choosy", Choosy()), Candidate("sdpa", Sdpa())],
+        Roster([Candidate("choosy", Choosy()), Candidate("sdpa", Sdpa())]),
         COUNTS,
         dtype=torch.float32,
         device=CPU,
@@ -102,7 +102,7 @@ def test_the_tokens_that_were_decoded_are_hashed():
     assert first == again
     other = run_quality(
         dataclasses.replace(tiny.loaded("llama"), tokenizer=LetterTokenizer()),
-        [Candidate("sdpa", Sdpa())],
+        Roster([Candidate("sdpa", Sdpa())]),
         COUNTS,
         dtype=torch.float32,
         device=CPU,

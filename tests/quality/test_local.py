@@ -12,7 +12,7 @@ from attnbench.methods.zero_cost import ZeroCost
 from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.gates import Quality, judge
 from attnbench.quality.local import LocalGate
-from attnbench.quality.replay import deterministic, replay, sdpa_outputs
+from attnbench.quality.replay import replay, same_again, sdpa_outputs
 from tests.quality.layers import Mutant, gaussian_trace
 
 
@@ -148,10 +148,48 @@ def test_a_replay_of_sdpa_gives_the_recorded_outputs():
     torch.testing.assert_close(replay(Sdpa(), trace).outputs, sdpa_outputs(trace))
 
 
-def test_a_method_that_answers_differently_each_time_is_not_deterministic():
+class Noise:
+    """Spoils what it is given, differently each time."""
+
+    def __init__(self):
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, output):
+        return output + torch.randn(output.shape, generator=self.generator)
+
+
+def answers_the_same(method):
     trace = gaussian_trace()
-    noise = torch.Generator().manual_seed(0)
-    noisy = Mutant(lambda output: output + torch.randn(output.shape, generator=noise))
-    assert not deterministic(noisy, trace)
-    assert deterministic(Mutant(one_nan), trace)
-    assert deterministic(Sdpa(), trace)
+    return same_again(method, trace, replay(method, trace))
+
+
+def test_a_method_that_answers_differently_each_time_is_not_deterministic():
+    assert not answers_the_same(Mutant(Noise()))
+    assert answers_the_same(Mutant(one_nan))
+    assert answers_the_same(Sdpa())
+
+
+def test_noise_in_any_layer_is_found():
+    noise = Noise()
+
+    @dataclasses.dataclass(frozen=True)
+    class DeepNoise(Mutant):
+        def layer(self, shape):
+            method = Mutant(noise) if shape.layer == 5 else Mutant()
+            return method.layer(shape)
+
+    noisy = DeepNoise()
+    found = gate(noisy, Sdpa(), layers=(0, 2, 5)).arrays()
+    assert not found[noisy.label].deterministic.all()
+    assert found["sdpa"].deterministic.all()
+
+
+def test_an_output_of_a_class_of_its_own_is_a_typed_failure():
+    """It could compute when the harness looks at it."""
+
+    class Lazy(torch.Tensor):
+        pass
+
+    roster = roster_of(Mutant(lambda output: output.as_subclass(Lazy)))
+    gate(roster=roster)
+    assert [error.reason for error in roster.failures.values()] == ["output-type"]

@@ -157,7 +157,7 @@ def test_a_model_without_tokenizer_is_refused():
 def run_on_text(model, counts=COUNTS, **more):
     return run_quality(
         model,
-        [candidate("arm", "sdpa", CPU)],
+        Roster([candidate("arm", "sdpa", CPU)]),
         counts,
         dtype=torch.float32,
         device=CPU,

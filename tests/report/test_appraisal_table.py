@@ -58,7 +58,7 @@ def test_a_band_that_was_changed_is_said_and_the_default_is_not_shown_for_it():
 
 def test_an_arm_that_failed_says_why_and_shows_no_figure():
     failed = arm(
-        verdict=said("NOT_EVALUATED", "not-measured"),
+        verdict={**said("NOT_EVALUATED", "not-measured"), "next_step": "use 128"},
         failure="Unsupported: head dimension 80",
         figures={},
         gates={},
@@ -66,6 +66,7 @@ def test_an_arm_that_failed_says_why_and_shows_no_figure():
     )
     text = printed(appraisal_table([failed]))
     assert "sink_window: not judged: Unsupported: head dimension 80" in text
+    assert "sink_window: next: use 128" in text
     assert "0.9912" not in text
 
 
