@@ -25,6 +25,8 @@ from attnbench.protocol.bands import (
     Gate,
     GateBands,
 )
+from attnbench.protocol.verdict import NEXT_STEP, Reason
+from attnbench.quality.believed import false_share
 from attnbench.quality.figures import Figures, figures, uniform_figures
 from attnbench.quality.samples import GateArrays, GateSamples
 from attnbench.quality.worst import (
@@ -127,9 +129,10 @@ def judge(
     """
     refuse_replacement("this method", family)
     arrays = samples.arrays()
-    found = figures(arrays)
+    lie = false_share(arrays)
+    found = {name: value for name, value in figures(arrays).items() if not (lie and _rests(name))}
     in_band = gate_bands(found, bands)
-    verdict = _Judge(bands, in_band, found).verdict(arrays, family, weights)
+    verdict = _Judge(bands, in_band, found, lie).verdict(arrays, family, weights)
     worst, logits = _worst_head(arrays, verdict.worst_gate), worst_logits(arrays)
     windows, _, steps, _ = arrays.cosine.shape
     return msgspec.structs.replace(
@@ -149,6 +152,11 @@ def judge(
         steps=steps,
         context=int(arrays.context[0]),
     )
+
+
+def _rests(name: str) -> bool:
+    """Whether a figure stands or falls with the declared share."""
+    return name.startswith("skill") or (name.startswith("null_") and name != "null_uniform")
 
 
 def _why_not(gate: Gate, arrays: GateArrays) -> str:
@@ -189,17 +197,25 @@ def _is_vague(found: Figures, bands: GateBands) -> bool:
 
 @dataclass(frozen=True)
 class _Judge:
-    """The bands that count, where one arm's figures lie in them, and the figures."""
+    """The bands that count, where one arm's figures lie in them, the figures, and in words what
+    its witness says that cannot be."""
 
     bands: GateBands
     in_band: Mapping[Gate, Band]
     found: Figures
+    lie: str = ""
 
     def verdict(self, arrays: GateArrays, family: str, weights: str) -> QualityVerdict:
         if weights == RANDOM:
             return random_weights()
         decided = self._decide(family != CONTROL)
-        if decided.verdict is Quality.KILL or self._tells_from_uniform(arrays):
+        if decided.verdict is Quality.KILL:
+            return decided
+        if self.lie:
+            return not_evaluated(
+                Reason.FALSE_WITNESS.value, f"{self.lie}; {NEXT_STEP[Reason.FALSE_WITNESS]}"
+            )
+        if self._tells_from_uniform(arrays):
             return decided
         return not_evaluated(
             NO_POWER,

@@ -9,7 +9,7 @@ softmax mass of what it selected; of anything else one minus the total variation
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,25 +18,38 @@ from attnbench.methods.base import KernelConfig, Method
 from attnbench.quality.metrics import head_metrics
 from attnbench.quality.nulls import exact_weights
 from attnbench.quality.replay import LayerTrace, replay
+from attnbench.quality.witness import most_mass
 
 # The weights must explain the real output, as a cosine, or they were not those of the real values:
 # a method that looks at values chooses otherwise on ones and zeros.
 EXPLAINED = 0.98
 
 
-def kept_mass(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None) -> Tensor:
-    """The kept softmax mass of every query head [H] (float64) at the last step of the trace.
+@dataclass(frozen=True)
+class KeptMass:
+    """The softmax mass [H] (float64) that each query head keeps, NaN where the weights that were
+    found do not explain its output; and the most, on average over the others, that a selection of
+    the declared share could keep."""
 
-    NaN for a head whose output the weights that were found do not explain.
-    """
-    last = _last_step(trace)
+    mass: Tensor
+    most: float
+
+
+def kept_mass(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None) -> KeptMass:
+    """Of the last step of the trace."""
+    last = last_step(trace)
     weights = effective_weights(method, last, kernel)
-    exact = exact_weights(last.q, last.k, last.v, last.shape.scale, last.context)
-    mass = torch.minimum(weights, exact.weights[:, :, 0].flatten(0, 1)).clamp_min(0).sum(-1)
-    output = replay(method, last, kernel).outputs[0]
+    softmax = exact_weights(last.q, last.k, last.v, last.shape.scale, last.context)
+    exact = softmax.weights[:, :, 0].flatten(0, 1)
+    mass = torch.minimum(weights, exact).clamp_min(0).sum(-1)
+    ran = replay(method, last, kernel)
     grouped = weights.reshape(last.shape.kv_heads, last.shape.group, -1)
     explained = (grouped @ last.v.double()).flatten(0, 1)
-    return mass.masked_fill(~(head_metrics(explained, output).cosine >= EXPLAINED), torch.nan)
+    is_explained = head_metrics(explained, ran.outputs[0]).cosine >= EXPLAINED
+    return KeptMass(
+        mass.masked_fill(~is_explained, torch.nan),
+        most_mass(exact[is_explained], ran.kept_share[0], last.shape.heads),
+    )
 
 
 def effective_weights(
@@ -55,6 +68,6 @@ def effective_weights(
     return torch.cat(parts, dim=-1)
 
 
-def _last_step(trace: LayerTrace) -> LayerTrace:
+def last_step(trace: LayerTrace) -> LayerTrace:
     """The trace as if its last step were the only one after the prompt."""
     return replace(trace, context=trace.context + trace.steps - 1, q=trace.q[-1:])

@@ -7,6 +7,7 @@ Memory does not grow with methods: one layer of one method exists at a time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,14 @@ from torch import Tensor
 
 from attnbench.protocol.family import Family
 from attnbench.quality.candidates import Candidate, Progress, Roster
-from attnbench.quality.kept_mass import kept_mass
+from attnbench.quality.kept_mass import kept_mass, last_step
 from attnbench.quality.metrics import head_metrics
 from attnbench.quality.null_cosines import NullCosines
 from attnbench.quality.replay import LayerTrace, Replay, replay, same_again, sdpa_outputs
 from attnbench.quality.samples import Floats, GateArrays
+from attnbench.quality.witness import is_compact
+
+WHOLE = 0.999  # a share from which on nothing is left to select
 
 Parts = Mapping[str, Floats]  # one layer of one window: by field of GateArrays
 
@@ -30,7 +34,7 @@ class LocalGate:
         self._roster = roster
         self._seed = seed
         self._measures_mass = kept_mass
-        self._kept_mass: dict[str, list[Floats]] = {}  # by layer, of the first window
+        self._once: dict[str, dict[str, list[Any]]] = {}  # by layer, of the first window
         self._parts: dict[str, list[list[Parts]]] = {}
         self._deterministic: dict[str, bool] = {}
         self._layers: dict[int, None] = {}
@@ -73,9 +77,25 @@ class LocalGate:
                     candidate.label, True
                 )
         self._parts[candidate.label][-1].append(_judged(candidate, ran, exact, nulls))
-        if self._measures_mass and self._windows == 0:
-            mass = kept_mass(candidate.method, trace, candidate.kernel)
-            self._kept_mass.setdefault(candidate.label, []).append(_floats(mass))
+        if self._windows == 0:
+            with self._roster.held_still():
+                once = self._of_one_step(candidate, trace, ran.kept_share[-1])
+            for name, value in once.items():
+                self._once.setdefault(candidate.label, {}).setdefault(name, []).append(value)
+
+    def _of_one_step(
+        self, candidate: Candidate, trace: LayerTrace, share: float
+    ) -> Mapping[str, Floats]:
+        """What is looked at in the last step of a layer of the first window alone."""
+        found = {}
+        if share < WHOLE:
+            last = last_step(trace)
+            compact = is_compact(candidate.method, last, share, candidate.kernel)
+            found["compact"] = np.float32(compact)
+        if self._measures_mass:
+            kept = kept_mass(candidate.method, trace, candidate.kernel)
+            found |= {"kept_mass": _floats(kept.mass), "most_mass": np.float32(kept.most)}
+        return found
 
     def _stacked(self, label: str) -> GateArrays:
         windows = self._parts[label]
@@ -88,7 +108,7 @@ class LocalGate:
             layers=np.array(list(self._layers)),
             deterministic=np.array([self._deterministic[label]]),
             **stacked,
-            **({"kept_mass": np.stack(mass)[None]} if (mass := self._kept_mass.get(label)) else {}),
+            **{name: np.stack(parts)[None] for name, parts in self._once.get(label, {}).items()},
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +10,15 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from attnbench.errors import Unsupported
-from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape, Method
+from attnbench.methods.base import (
+    CacheLength,
+    CacheView,
+    KernelConfig,
+    LayerShape,
+    Method,
+    MethodLayer,
+)
+from attnbench.protocol.family import Family
 from attnbench.protocol.verdict import Reason
 
 
@@ -72,7 +81,8 @@ def sdpa_outputs(trace: LayerTrace) -> Tensor:
 def replay(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None) -> Replay:
     """Run the recorded steps under `method`, from a cache reset to the prompt.
 
-    Raises Unsupported where the method cannot run, or answers in another shape than it was asked.
+    Raises Unsupported where the method cannot run, answers in another shape than it was asked, or
+    says nothing that could be the share of tokens that it attended.
     """
     shape = replace(trace.shape, kernel=kernel)
     method.check(shape)
@@ -99,9 +109,27 @@ def replay(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None
                 hint="`decode` must return one output of the head dimension for every query head",
             )
         outputs.append(output[0, :, 0].clone())
-        kept.append(float(layer.witness()["kept_share"]))
+        kept.append(declared_share(method, layer))
         view.length.advance()
     return Replay(torch.stack(outputs), tuple(kept))
+
+
+def declared_share(method: Method, layer: MethodLayer) -> float:
+    """What the layer says of its last step. Raises Unsupported where that is no share of tokens: a
+    control may attend to none."""
+    said = layer.witness().get("kept_share")
+    try:
+        share = math.nan if said is None else float(said)
+    except (TypeError, ValueError):
+        share = math.nan
+    least_is_there = share > 0 or (share == 0 and method.family is Family.CONTROL)
+    if not (least_is_there and share <= 1):
+        raise Unsupported(
+            f"the witness of {method.label} says that kept_share is {said}",
+            hint="witness() must hold kept_share: attended over visible tokens, above 0 and to 1",
+            reason=Reason.FALSE_WITNESS.value,
+        )
+    return share
 
 
 def same_again(

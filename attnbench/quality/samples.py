@@ -48,8 +48,9 @@ class GateArrays:
     the same q, k and v; `kept_share` is [W,L,S]. The rest of the local part is [W,L,H], averaged
     over steps: `floor_*` is SDPA against float64, `math_flash_*` SDPA's math backend against its
     flash backend at the last step (NaN where there is none here), `null_*` the cosine of the null
-    models at the arm's own kept share. `kept_mass` [1,L,H] is of the first window. The compounded
-    part, [W,T] over T steps inside the model: `kl_nats` (SDPA's next-token distribution from the
+    models at the arm's own kept share. `kept_mass` [1,L,H] is of the first window, `most_mass` [1,L]
+    the most that a selection of the declared share keeps there, `compact` [1,L] 1 where the layer
+    reads nothing but what it keeps, and keeps no more than it declares. The compounded part, [W,T] over T steps inside the model: `kl_nats` (SDPA's next-token distribution from the
     arm's), `agree` (1 where both rank the same token first), `nll_nats` of the text's next token
     under the arm and under SDPA. Of the facts asked for, [F] each: `needle_depth` (0 is the start
     of the text), `needle_nats` (minus the log of the answer's probability) and `needle_rank` (the
@@ -58,7 +59,7 @@ class GateArrays:
 
     context: NDArray[np.int64]  # [1], tokens before the first step
     layers: NDArray[np.int64]  # [L], the model's numbers of its full-attention layers
-    deterministic: NDArray[np.bool_]  # [1], one layer replayed twice gave the same bytes
+    deterministic: NDArray[np.bool_]  # [1], layers replayed twice gave the same values
     cosine: Floats
     relative_l2: Floats
     norm_ratio: Floats
@@ -73,6 +74,8 @@ class GateArrays:
     math_flash_cosine: Floats = field(default_factory=_not_run)
     math_flash_relative_l2: Floats = field(default_factory=_not_run)
     kept_mass: Floats = field(default_factory=_not_run)
+    most_mass: Floats = field(default_factory=_not_run)
+    compact: Floats = field(default_factory=_not_run)
     kl_nats: Floats = field(default_factory=_not_run)
     agree: Floats = field(default_factory=_not_run)
     nll_nats: Floats = field(default_factory=_not_run)

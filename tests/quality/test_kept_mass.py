@@ -6,11 +6,16 @@ from attnbench.methods.random_k import RandomK
 from attnbench.methods.sdpa import Sdpa
 from attnbench.methods.sink_window import SinkWindow
 from attnbench.methods.zero_cost import ZeroCost
-from attnbench.quality.kept_mass import effective_weights, kept_mass
+from attnbench.quality import kept_mass as kept_mass_module
+from attnbench.quality.kept_mass import effective_weights
 from attnbench.quality.nulls import exact_weights
 from tests.quality.layers import Mutant, gaussian_trace
 
 TRACE = gaussian_trace(context=150, steps=3, heads=4, kv_heads=2, dim=16, sharpness=2)
+
+
+def kept_mass(method, trace):
+    return kept_mass_module.kept_mass(method, trace).mass
 
 
 def last_weights():
