@@ -29,6 +29,7 @@ def figures(arrays: GateArrays) -> Figures:
         **_kept_mass(arrays),
         **_logits(arrays),
         **_needles(arrays),
+        **_reading(arrays),
     }
     return {name: value for name, value in found.items() if np.isfinite(value)}
 
@@ -132,6 +133,18 @@ def _needles(arrays: GateArrays) -> Figures:
     }
     able = asked >= NEEDLES and hits_sdpa >= ABLE * asked
     return found | ({"needle_change": (hits - hits_sdpa) / asked} if able else {})
+
+
+def _reading(arrays: GateArrays) -> Figures:
+    """How well the model predicts the text under SDPA: half of its tokens are at least as probable
+    as one among `text_choices`. A model that guesses has its vocabulary there."""
+    if not arrays.text_nats.size:
+        return {}
+    return {
+        "text_choices": float(np.exp(_percentile(arrays.text_nats, 50))),
+        "text_perplexity": float(np.exp(_mean(arrays.text_nats))),
+        "vocabulary": float(arrays.vocabulary[0]),
+    }
 
 
 def uniform_figures(arrays: GateArrays) -> Figures:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from attnbench.errors import ModelError
 from attnbench.models.info import LoadedModel
 
 TRIED_TOKENS = 16
+READ_TOKENS = 512  # of a window, to see whether the model knows such text at all
 AGREES = 1e-2  # of the logits' own size: a token that comes later must not move them
 
 
 def require_vocabulary(loaded: LoadedModel, ids: Tensor) -> None:
     """Raise `ModelError` where the tokenizer makes tokens that the model has no row for."""
-    known = loaded.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    known = vocabulary(loaded)
     largest = int(ids.max())
     if largest >= known:
         raise ModelError(
@@ -22,6 +24,27 @@ def require_vocabulary(loaded: LoadedModel, ids: Tensor) -> None:
             f"{known} tokens",
             hint="the tokenizer is another model's: fetch the one that belongs to these weights",
         )
+
+
+def vocabulary(loaded: LoadedModel) -> int:
+    """How many tokens the model has a row for."""
+    rows: int = loaded.module.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    return rows
+
+
+@torch.no_grad()
+def text_nats(loaded: LoadedModel, windows: Tensor) -> Tensor:
+    """Minus the log of the probability, under SDPA, of the tokens of each window but the first:
+    [W,n] of [W,N], up to `READ_TOKENS` of each.
+
+    Raises `ModelError` where logits are not finite.
+    """
+    rows = []
+    for ids in windows[:, None, :READ_TOKENS]:
+        logits = loaded.module(ids, use_cache=False).logits[0, :-1]
+        require_finite(loaded, logits)
+        rows.append(cross_entropy(logits.float(), ids[0, 1:], reduction="none"))
+    return torch.stack(rows)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 import msgspec
 
@@ -43,6 +44,8 @@ RANDOM = "random"
 GATES_NOT_RUN = "gates-not-run"
 ALL_PASSED = "all-gates-passed"
 NO_POWER = "no-power"
+UNPREDICTED = "text-not-predicted"
+BETTER_THAN_GUESSING = 2.0  # how much more probable half of the tokens must be
 COSINES = (Gate.MEAN_COSINE, Gate.P1_COSINE, Gate.LOWEST_HEAD)
 
 MORE_BUDGET = "give the method more budget or precision where it is worst"
@@ -124,13 +127,16 @@ def judge(
     """The verdict on one arm of `family` in a model with "trained" or "random" `weights`.
 
     `bands` are the default ones, or those that a protocol registered.
-    With random weights it is NOT_EVALUATED whatever the figures, which are there all the same.
+    With random weights it is NOT_EVALUATED whatever the figures, which are there all the same; so
+    it is where the model does not predict the text, and then no gate has a band.
     Raises UsageError for a REPLACEMENT method.
     """
     refuse_replacement("this method", family)
     arrays = samples.arrays()
     lie = false_share(arrays)
     found = {name: value for name, value in figures(arrays).items() if not (lie and _rests(name))}
+    if not _predicts(found):
+        return _unpredicted(arrays, found)
     in_band = gate_bands(found, bands)
     verdict = _Judge(bands, in_band, found, lie).verdict(arrays, family, weights)
     worst, logits = _worst_head(arrays, verdict.worst_gate), worst_logits(arrays)
@@ -151,6 +157,27 @@ def judge(
         windows=windows,
         steps=steps,
         context=int(arrays.context[0]),
+    )
+
+
+def _predicts(found: Figures) -> bool:
+    """Whether half of the tokens are at least twice as probable as a guess; true where that was
+    not measured."""
+    return found.get("text_choices", 0.0) <= found.get("vocabulary", inf) / BETTER_THAN_GUESSING
+
+
+def _unpredicted(arrays: GateArrays, found: Figures) -> QualityVerdict:
+    """No verdict, and no band of any gate: what changes in guesses says nothing of a method."""
+    verdict = not_evaluated(
+        UNPREDICTED,
+        "the model does not predict this text: under SDPA half of its tokens are no more probable "
+        f"than one of {found['text_choices']:,.0f}, and a guess is one of "
+        f"{found['vocabulary']:,.0f} (perplexity {found['text_perplexity']:,.0f}): its weights are "
+        "random or damaged, or the tokenizer is another model's; else name a text of its language",
+    )
+    windows, _, steps, _ = arrays.cosine.shape
+    return msgspec.structs.replace(
+        verdict, figures=found, windows=windows, steps=steps, context=int(arrays.context[0])
     )
 
 

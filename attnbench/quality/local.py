@@ -85,9 +85,9 @@ class LocalGate:
 
     def _of_one_step(
         self, candidate: Candidate, trace: LayerTrace, share: float
-    ) -> Mapping[str, Floats]:
+    ) -> Mapping[str, Any]:
         """What is looked at in the last step of a layer of the first window alone."""
-        found = {}
+        found: dict[str, Any] = {}
         if share < WHOLE:
             last = last_step(trace)
             compact = is_compact(candidate.method, last, share, candidate.kernel)

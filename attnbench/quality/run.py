@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from attnbench.models.info import LoadedModel
 from attnbench.quality.candidates import Roster
 from attnbench.quality.capture import RoutedModel, layer_traces, record_window, routed
 from attnbench.quality.compounded import CompoundedGate
-from attnbench.quality.fitness import require_causal, require_vocabulary
+from attnbench.quality.fitness import require_causal, require_vocabulary, text_nats, vocabulary
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.local import LocalGate
 from attnbench.quality.needles import NeedleGate, facts_in, haystacks
 from attnbench.quality.recall import Planted
-from attnbench.quality.samples import GateSamples
+from attnbench.quality.samples import Floats, GateArrays, GateSamples
 from attnbench.quality.text import Text, default_text, read_text, windows
 
 Progress = Callable[[int, int, str], None]  # so many of so many are done; what begins now
@@ -59,6 +59,20 @@ class QualitySamples:
     tokens_sha256: str
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How well the model predicts the windows under SDPA, as `GateArrays` holds it."""
+
+    text_nats: Floats
+    vocabulary: Floats
+
+    @classmethod
+    def of(cls, loaded: LoadedModel, windows: Tensor) -> Reading:
+        """Read the windows [W,N]."""
+        nats = text_nats(loaded, windows).cpu().numpy().astype(np.float32)
+        return cls(nats, np.array([vocabulary(loaded)], np.float32))
+
+
 def run_quality(
     loaded: LoadedModel,
     roster: Roster,
@@ -86,8 +100,11 @@ def run_quality(
     text = default_text() if text_path is None else read_text(text_path)
     material = _material(loaded, text, counts, seed)
     require_causal(loaded, material.windows[:1].to(device))
+    reading = Reading.of(loaded, material.windows.to(device))
     arms = gate_windows(loaded, roster, material, counts, dtype, device, seed, progress)
-    return QualitySamples(arms, roster.failures, text, material.sha256)
+    arms = {label: replace(found, **vars(reading)) for label, found in arms.items()}
+    packed = {label: found.pack() for label, found in arms.items()}
+    return QualitySamples(packed, roster.failures, text, material.sha256)
 
 
 def _material(loaded: LoadedModel, text: Text, counts: QualityCounts, seed: int) -> Material:
@@ -108,7 +125,7 @@ def gate_windows(
     device: torch.device,
     seed: int,
     progress: Progress,
-) -> dict[str, GateSamples]:
+) -> dict[str, GateArrays]:
     """Gate the roster on the material."""
     local = LocalGate(roster, seed, kept_mass=counts.kept_mass)
     compounded, needles = CompoundedGate(roster), NeedleGate(roster)
@@ -122,8 +139,7 @@ def gate_windows(
                 compounded.add_window(model, record, window, counts.context, tell)
         for planted in material.haystacks:
             needles.add_haystack(model, planted, tell)
-    completed = needles.completed(compounded.completed(local.arrays()))
-    return {label: arrays.pack() for label, arrays in completed.items()}
+    return needles.completed(compounded.completed(local.arrays()))
 
 
 def _parts(model: RoutedModel, roster: Roster, material: Material, counts: QualityCounts) -> int:

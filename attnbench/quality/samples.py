@@ -48,13 +48,16 @@ class GateArrays:
     the same q, k and v; `kept_share` is [W,L,S]. The rest of the local part is [W,L,H], averaged
     over steps: `floor_*` is SDPA against float64, `math_flash_*` SDPA's math backend against its
     flash backend at the last step (NaN where there is none here), `null_*` the cosine of the null
-    models at the arm's own kept share. `kept_mass` [1,L,H] is of the first window, `most_mass` [1,L]
-    the most that a selection of the declared share keeps there, `compact` [1,L] 1 where the layer
-    reads nothing but what it keeps, and keeps no more than it declares. The compounded part, [W,T] over T steps inside the model: `kl_nats` (SDPA's next-token distribution from the
-    arm's), `agree` (1 where both rank the same token first), `nll_nats` of the text's next token
-    under the arm and under SDPA. Of the facts asked for, [F] each: `needle_depth` (0 is the start
-    of the text), `needle_nats` (minus the log of the answer's probability) and `needle_rank` (the
-    worst rank of a token of the answer, 1 is first) under the arm and under SDPA.
+    models at the arm's own kept share. `kept_mass` [1,L,H] is of the
+    first window, `most_mass` [1,L] the most that a selection of the declared share keeps there,
+    `compact` [1,L] 1 where the layer reads nothing but what it keeps, and keeps no more than it
+    declares. The compounded part, [W,T] over T steps inside the model: `kl_nats` (SDPA's next-token
+    distribution from the arm's), `agree` (1 where both rank the same token first), `nll_nats` of
+    the text's next token under the arm and under SDPA. Of the facts asked for, [F] each:
+    `needle_depth` (0 is the start of the text), `needle_nats` (minus the log of the answer's
+    probability) and `needle_rank` (the worst rank of a token of the answer, 1 is first) under the
+    arm and under SDPA. `text_nats` [W,n] is minus the log of the probability that the model gives
+    to the first tokens of each window under SDPA, one of `vocabulary` [1] tokens each.
     """
 
     context: NDArray[np.int64]  # [1], tokens before the first step
@@ -85,6 +88,8 @@ class GateArrays:
     needle_nats_sdpa: Floats = field(default_factory=_not_run)
     needle_rank: Floats = field(default_factory=_not_run)
     needle_rank_sdpa: Floats = field(default_factory=_not_run)
+    text_nats: Floats = field(default_factory=_not_run)
+    vocabulary: Floats = field(default_factory=_not_run)
 
     def pack(self) -> GateSamples:
         """The same arrays give the same bytes."""

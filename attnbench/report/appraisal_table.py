@@ -160,8 +160,18 @@ def appraisal_notes(results: Sequence[ArmQuality]) -> Iterator[str]:
             f"{counts['steps']} steps compared in each layer, {counts['logit_steps']} inside the "
             "model; null models at the arm's own budget; intervals are 95 %, t over offsets."
         )
+        yield from _reading(judged.figures)
     for result in results:
         yield from _of_arm(result)
+
+
+def _reading(found: Figures) -> Iterator[str]:
+    if "text_choices" in found:
+        yield (
+            f"SDPA's perplexity on this text is {found['text_perplexity']:,.1f}, and half of its "
+            f"tokens are at least as probable as one of {found['text_choices']:,.1f}; a guess is "
+            f"one of {found['vocabulary']:,.0f}."
+        )
 
 
 def _of_arm(result: ArmQuality) -> Iterator[str]:

@@ -7,8 +7,10 @@ import torch
 
 from attnbench.errors import ModelError, Unsupported
 from attnbench.methods.sdpa import Sdpa
+from attnbench.models.sources import load
 from attnbench.quality.candidates import Candidate, Roster
-from attnbench.quality.fitness import require_causal, require_vocabulary
+from attnbench.quality.fitness import require_causal, require_vocabulary, text_nats
+from attnbench.quality.gates import Quality, judge
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.run import run_quality
 from tests.models import tiny
@@ -22,11 +24,11 @@ class LargeTokenizer:
         return {"input_ids": [1000 + ord(letter) for letter in text]}
 
 
-def run(model, tokenizer=None, *methods):
+def run(model, tokenizer=None, *methods, counts=COUNTS):
     return run_quality(
         dataclasses.replace(model, tokenizer=tokenizer or LetterTokenizer()),
         Roster([Candidate(method.label, method) for method in methods or (Sdpa(),)]),
-        COUNTS,
+        counts,
         dtype=torch.float32,
         device=CPU,
         seed=0,
@@ -110,3 +112,38 @@ def test_the_tokens_that_were_decoded_are_hashed():
         progress=lambda *_: None,
     ).tokens_sha256
     assert other != first
+
+
+def test_what_a_model_makes_of_a_text_is_its_own_cross_entropy():
+    model = tiny.loaded("llama")
+    ids = tiny.prompt(2, 30)
+    own = model.module(ids).logits[:, :-1].log_softmax(-1)
+    expected = -own.gather(-1, ids[:, 1:, None])[..., 0].detach()
+    torch.testing.assert_close(text_nats(model, ids), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_that_are_random_though_a_folder_holds_them_earn_no_verdict():
+    found = run(tiny.loaded("llama"))
+    verdict = judge(found.arms["sdpa"], "exact", "trained")
+    assert (verdict.verdict, verdict.reason) == (Quality.NOT_EVALUATED, "text-not-predicted")
+    for cause in ("random", "tokenizer"):
+        assert cause in verdict.next_step
+    assert verdict.bands == verdict.not_run == {}
+
+
+def test_another_models_tokenizer_of_the_same_size_earns_no_verdict():
+    model = load("embedded", torch.float32, CPU, seed=0)
+
+    def permuted(text, add_special_tokens=False, verbose=False):
+        ids = model.tokenizer(text, add_special_tokens=add_special_tokens, verbose=verbose)
+        return {"input_ids": [(7 * id + 3) % model.info.vocab for id in ids["input_ids"]]}
+
+    counts = QualityCounts(context=300, windows=3, steps=1, logit_steps=0)
+    own, other = (
+        judge(run(model, tokenizer, counts=counts).arms["sdpa"], "exact", "trained")
+        for tokenizer in (model.tokenizer, permuted)
+    )
+    assert own.reason == "gates-not-run"
+    assert own.figures["text_choices"] < own.figures["vocabulary"] / 5
+    assert other.reason == "text-not-predicted"
+    assert other.figures["text_perplexity"] > other.figures["vocabulary"]

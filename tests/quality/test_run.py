@@ -45,13 +45,13 @@ def gate(model, *methods, counts=COUNTS, told=None):
 
 def test_sdpa_in_a_tiny_llama_is_perfect_in_both_parts_and_not_evaluated():
     found, _ = gate_tiny(Sdpa())
-    verdict = judge(found["sdpa"], "exact", "random")
+    verdict = judge(found["sdpa"].pack(), "exact", "random")
     assert (verdict.verdict, verdict.reason) == (Quality.NOT_EVALUATED, "random-weights")
     assert verdict.figures["cosine_min"] == pytest.approx(1, abs=1e-6)
     assert verdict.figures["kl_mean_nats"] == pytest.approx(0, abs=1e-6)
     assert verdict.figures["top1_agreement"] == 1
     assert (verdict.windows, verdict.steps, verdict.context) == (2, 5, 20)
-    assert found["sdpa"].arrays().kl_nats.shape == (2, 64)
+    assert found["sdpa"].kl_nats.shape == (2, 64)
 
 
 def test_in_a_model_that_attends_to_all_alike_only_what_is_worse_than_a_plain_mean_is_judged():
@@ -59,7 +59,7 @@ def test_in_a_model_that_attends_to_all_alike_only_what_is_worse_than_a_plain_me
     config = AutoConfig.for_model("llama", **tiny.COMMON)  # weights so small that scores are too
     model = tiny.wrap(AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval())
     found, _ = gate(model, Sdpa(), UniformMean(), ZeroCost())
-    verdicts = {label: judge(arm, "approximate", "trained") for label, arm in found.items()}
+    verdicts = {label: judge(arm.pack(), "approximate", "trained") for label, arm in found.items()}
     assert verdicts["uniform_mean"].figures["cosine_mean"] > 0.999
     assert {label: (v.verdict, v.reason) for label, v in verdicts.items()} == {
         "sdpa": (Quality.NOT_EVALUATED, "no-power"),
@@ -70,7 +70,7 @@ def test_in_a_model_that_attends_to_all_alike_only_what_is_worse_than_a_plain_me
 
 def test_the_ceiling_arm_is_killed_where_weights_are_trained():
     found, _ = gate_tiny(ZeroCost())
-    verdict = judge(found["zero_cost"], "control", "trained")
+    verdict = judge(found["zero_cost"].pack(), "control", "trained")
     assert verdict.verdict is Quality.KILL
     assert verdict.figures["kl_mean_nats"] > 0.2
 
@@ -101,7 +101,7 @@ def test_recorded_logits_are_the_models_own_over_the_whole_text():
 
 def test_perplexity_is_of_the_tokens_that_come_next():
     found, _ = gate_tiny(Sdpa())
-    arrays = found["sdpa"].arrays()
+    arrays = found["sdpa"]
     ids = tiny.prompt(2, COUNTS.tokens)
     own = tiny.loaded("llama").module(ids).logits[:, 20:-1].log_softmax(-1)
     expected = -own.gather(-1, ids[:, 21:, None])[..., 0]
@@ -111,12 +111,12 @@ def test_perplexity_is_of_the_tokens_that_come_next():
 
 def test_sliding_layers_are_left_out():
     found, _ = gate_tiny(Sdpa(), model="gemma3")
-    assert found["sdpa"].arrays().layers.tolist() == [1, 3]
+    assert found["sdpa"].layers.tolist() == [1, 3]
 
 
 def test_the_compounded_part_can_be_left_out():
     found, _ = gate_tiny(Sdpa(), counts=msgspec.structs.replace(COUNTS, logit_steps=0))
-    verdict = judge(found["sdpa"], "exact", "trained")
+    verdict = judge(found["sdpa"].pack(), "exact", "trained")
     assert "logit-kl" in verdict.gates_not_run
     assert verdict.steps == 5
 
@@ -146,7 +146,7 @@ def test_a_method_that_changes_the_shared_cache_is_left_out_and_spoils_no_other(
     vandal = Vandal()
     found, roster = gate_tiny(vandal, Sdpa())
     assert "changed" in str(roster.failures[vandal.label])
-    assert found["sdpa"].arrays().kl_nats.max() < 1e-6
+    assert found["sdpa"].kl_nats.max() < 1e-6
 
 
 def test_a_model_without_tokenizer_is_refused():
