@@ -42,6 +42,14 @@ def quality(
         bool,
         typer.Option("--full/--quick", help="More text and facts, or as few as make every gate."),
     ] = False,
+    why_random: Annotated[
+        bool,
+        typer.Option(
+            "--why-random",
+            help="Show the same methods on made-up data and on random weights beside the trained "
+            "model.",
+        ),
+    ] = False,
     band: Annotated[
         list[str] | None,
         typer.Option(
@@ -92,6 +100,8 @@ def quality(
 
     attnbench quality sink_window,window=512 mine.py:MyMethod --maps heads.png
 
+    attnbench quality mine.py:MySelection --why-random
+
     attnbench quality int8_kv --model model.gguf --ctx 8192 --text wiki.txt --full
     """
     from attnbench.ledger import Ledger
@@ -116,6 +126,7 @@ def quality(
         seed=seed,
         threads=threads,
         bands=tuple(band or ()),
+        contrast=why_random,
     )
     if plan:
         _show_plan(request, as_json=as_json)
@@ -158,6 +169,7 @@ def _show(found: Appraisal, path: Path, maps: Path | None, *, as_json: bool) -> 
     import msgspec
 
     from attnbench.report.appraisal_table import appraisal_table
+    from attnbench.report.contrast_table import contrast_table
     from attnbench.report.head_maps import draw_maps, head_maps, map_tables
 
     floor = {result.arm for result in found.results if result.floor}
@@ -169,7 +181,9 @@ def _show(found: Appraisal, path: Path, maps: Path | None, *, as_json: bool) -> 
         typer.echo(msgspec.json.encode(found.results).decode())
         return
     shown, run = console(), found.results[0].run
-    shown.print(appraisal_table(found.results))
+    contrasted = any(result.contrast is not msgspec.UNSET for result in found.results)
+    table = contrast_table if contrasted else appraisal_table
+    shown.print(table(found.results))
     if maps:
         shown.print(map_tables(drawn))
         shown.print(f"maps are in {maps}", highlight=False, soft_wrap=True)

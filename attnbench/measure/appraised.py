@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from attnbench.measure.tasks import ArmFailure, QualityResult
 from attnbench.protocol.appraisal import ArmQuality, Place, Said
 from attnbench.protocol.band_options import bands_of
 from attnbench.protocol.verdict import NEXT_STEP, Reason
+from attnbench.quality.figures import figures
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated
 
 
@@ -38,7 +39,16 @@ def judged(bare: ArmQuality, found: QualityResult, weights: str) -> ArmQuality:
         text_sha256=found.text_sha256,
         tokens_sha256=found.tokens_sha256,
         failure=f"{failure.type}: {failure.message}" if failure else UNSET,
+        contrast=_contrast(bare.arm, found),
     )
+
+
+def _contrast(arm: str, found: QualityResult) -> dict[str, dict[str, float]] | UnsetType:
+    if not found.contrast:
+        return UNSET
+    return {
+        place: figures(arms[arm].arrays()) for place, arms in found.contrast.items() if arm in arms
+    }
 
 
 def rejudged(body: Mapping[str, Any], found: QualityResult) -> dict[str, Any]:

@@ -45,6 +45,7 @@ class QualityRequest:
     seed: int = 0
     threads: int = 1
     bands: tuple[str, ...] = ()  # that are not the default, as `band_options` reads them
+    contrast: bool = False  # with made-up data and random weights
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class QualityPlan:
 
     @property
     def counts(self) -> QualityCounts:
-        return quality_counts(self.cell)
+        counts = quality_counts(self.cell)
+        return msgspec.structs.replace(counts, contrast=self.request.contrast)
 
     @property
     def minutes(self) -> float:
@@ -98,7 +100,7 @@ def plan_quality(request: QualityRequest) -> QualityPlan:
 def _is_judged(arm: PlannedArm, request: QualityRequest) -> bool:
     """What was asked for, or else the lossy arms of a bare run; and the floor beside them."""
     by_default = not request.methods and arm.family is Family.APPROXIMATE
-    return arm.asked_for or by_default or arm.label == FLOOR
+    return arm.asked_for or by_default or (arm.label == FLOOR and not request.contrast)
 
 
 @dataclass(frozen=True)

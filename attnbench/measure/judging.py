@@ -51,6 +51,7 @@ def run_judging(task: QualityTask, talk: Talk, household: Household | None = Non
         text_sha256=samples.text.sha256,
         tokens_sha256=samples.tokens_sha256,
         model_identity=loaded.info.identity,
+        contrast=samples.contrast,
     )
 
 

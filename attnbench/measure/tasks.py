@@ -369,7 +369,8 @@ class MemoryResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", 
 
 
 class QualityResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task", tag="quality"):
-    """Raw samples of the gates by arm label, and the text and tokens they were taken on."""
+    """Raw samples of the gates by arm label, and the text and tokens they were taken on; and by
+    place and label those on made-up data and random weights, where they were asked for."""
 
     arms: dict[str, GateSamples]
     failures: dict[str, ArmFailure]
@@ -377,6 +378,7 @@ class QualityResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task",
     text_sha256: str
     tokens_sha256: str = ""
     model_identity: str = ""
+    contrast: dict[str, dict[str, GateSamples]] = {}
 
 
 class ArmRounds(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,7 +46,8 @@ class ArmQuality(msgspec.Struct, frozen=True, kw_only=True):
 
     `gates` has the band of every gate that was run, `not_run` why the others were not, `bands` the
     limits that are not the default, as `band_options` reads them. `floor` marks exact attention
-    computed in another way, whose errors no method can avoid.
+    computed in another way, whose errors no method can avoid. `contrast` has figures of the local
+    gate by place, on made-up data and on random weights, where nothing earns a verdict.
     """
 
     appraisal: str  # the level: how much was run
@@ -70,6 +71,7 @@ class ArmQuality(msgspec.Struct, frozen=True, kw_only=True):
     text_sha256: str = ""
     tokens_sha256: str = ""
     failure: str | UnsetType = UNSET
+    contrast: dict[str, dict[str, float]] | UnsetType = UNSET
 
 
 def as_earned(result: ArmQuality) -> ArmQuality:

@@ -71,6 +71,10 @@ class Roster:
         self._watch = watch or Unwatched()
         self.failures: dict[str, Exception] = {}
 
+    def again(self) -> Roster:
+        """Those that have not failed, to be tried elsewhere; a failure there is none here."""
+        return Roster(self.going(), self._watch)
+
     def going(self) -> tuple[Candidate, ...]:
         """Those that have not failed."""
         return tuple(self._going.values())

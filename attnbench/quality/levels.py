@@ -23,7 +23,8 @@ class Level(StrEnum):
 class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How much is run: `windows` of text, `steps` decode steps of each for the local gate and
     `logit_steps` for the compounded one (0: not run), after `context` prefilled tokens; texts with
-    facts in them (`haystacks`); and whether the kept mass of every head is measured."""
+    facts in them (`haystacks`); whether the kept mass of every head is measured, and whether the
+    local gate is also run on made-up data and random weights (`contrast`)."""
 
     context: int
     windows: int
@@ -31,6 +32,7 @@ class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
     logit_steps: int = LOGIT_STEPS
     haystacks: int = 0
     kept_mass: bool = False
+    contrast: bool = False
 
     @property
     def recorded_steps(self) -> int:

@@ -6,8 +6,8 @@ Nothing is judged here. The parent process turns the samples into verdicts (`qua
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -51,12 +51,14 @@ class Material:
 
 @dataclass(frozen=True)
 class QualitySamples:
-    """Raw samples by arm label, why the other arms have none, and the text they were taken on."""
+    """Raw samples by arm label, why the other arms have none, and the text they were taken on;
+    and by place and label those of `made_up`."""
 
     arms: dict[str, GateSamples]
     failures: dict[str, Exception]
     text: Text
     tokens_sha256: str
+    contrast: dict[str, dict[str, GateSamples]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,32 @@ def run_quality(
     reading = Reading.of(loaded, material.windows.to(device))
     arms = gate_windows(loaded, roster, material, counts, dtype, device, seed, progress)
     arms = {label: replace(found, **vars(reading)) for label, found in arms.items()}
-    packed = {label: found.pack() for label, found in arms.items()}
-    return QualitySamples(packed, roster.failures, text, material.sha256)
+    contrast: Mapping[str, dict[str, GateArrays]] = {}
+    if counts.contrast:
+        from attnbench.quality.made_up import made_up_arrays
+
+        contrast = made_up_arrays(
+            loaded,
+            roster,
+            material.windows.to(device),
+            counts,
+            dtype,
+            device,
+            seed,
+            lambda detail: progress(0, 0, detail),
+        )
+    return QualitySamples(
+        packed(arms),
+        roster.failures,
+        text,
+        material.sha256,
+        {place: packed(found) for place, found in contrast.items()},
+    )
+
+
+def packed(arms: Mapping[str, GateArrays]) -> dict[str, GateSamples]:
+    """As they travel and are kept."""
+    return {label: found.pack() for label, found in arms.items()}
 
 
 def _material(loaded: LoadedModel, text: Text, counts: QualityCounts, seed: int) -> Material:

@@ -48,6 +48,19 @@ def test_a_killed_method_ends_with_ten_and_json_holds_everything(attnbench, plac
     assert floor["floor"]
 
 
+def test_a_method_is_shown_beside_what_it_is_on_made_up_data(attnbench, place, workers):
+    workers.contrast = {"made-up data": {"random_k": 0.99}, "random weights": {"random_k": 0.98}}
+    done = attnbench("quality", "random_k", "--why-random", "--device", "cpu")
+    assert done.code == 0
+    (row,) = (line for line in done.out.splitlines() if line.strip().startswith("random_k  "))
+    assert row.split()[2::3] == ["0.9900", "0.9800", "0.3000", "KILL"]
+    assert "(floor)" not in done.out
+    records = list(Ledger(place / "ledger.jsonl").records())
+    assert [r.kind.value for r in records] == ["session", "session", "result"]
+    assert records[-1].body["contrast"]["random weights"]["cosine_mean"] == pytest.approx(0.98)
+    assert records[0].body["task"]["counts"]["contrast"]
+
+
 def test_a_plan_runs_nothing(attnbench, place):
     done = attnbench("quality", "int8_kv", "--plan", "--device", "cpu", "--full")
     assert done.code == 0

@@ -79,6 +79,7 @@ class FakeWorkers:
     allocated_bytes: dict[str, int] = field(default_factory=dict)
     cosine: dict[str, float] = field(default_factory=dict)
     null_cosine: float = 0.5
+    contrast: dict[str, dict[str, float]] = field(default_factory=dict)  # by place and label
     unfit: dict[tuple[int | str, int], ArmFailure] = field(default_factory=dict)
     own_bytes: dict[str, int] = field(default_factory=dict)
     room_bytes: int = 0
@@ -225,6 +226,11 @@ class FakeWorkers:
             failures={},
             text_name="a text",
             text_sha256="ef" * 32,
+            contrast={
+                place: {label: gate_samples(cosine) for label, cosine in arms.items()}
+                for place, arms in self.contrast.items()
+                if task.counts.contrast
+            },
         )
 
 

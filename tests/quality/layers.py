@@ -88,32 +88,3 @@ class MutantLayer(MethodLayer):
 
     def witness(self):
         return {"kept_share": 1.0}
-
-
-def important_cluster_trace(*, tokens=512, important=0.15, steps=4, dim=64, seed=42) -> LayerTrace:
-    """The generator on which a static selection of keys was first judged, by its authors.
-
-    In each KV head a share of the keys, and every query, are 6 u + .3 noise for one random unit u;
-    all else is normal noise. The queries are aligned with what is important by construction.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    heads, kv_heads = 8, 2
-    shape = LayerShape(
-        batch=1,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=dim,
-        capacity=tokens + steps,
-        dtype=torch.float32,
-        device=torch.device("cpu"),
-        layer=0,
-        scale=dim**-0.5,
-    )
-    unit = torch.randn(kv_heads, 1, dim, generator=generator)
-    unit = 6 * unit / unit.norm(dim=-1, keepdim=True)
-    k, v, near = torch.randn(3, kv_heads, tokens + steps, dim, generator=generator)
-    count = int(important * tokens)
-    k[:, :count] = unit + 0.3 * near[:, :count]
-    noise = torch.randn(steps, heads, dim, generator=generator)
-    q = unit[:, 0].repeat_interleave(heads // kv_heads, 0) + 0.3 * noise
-    return LayerTrace(shape, tokens, q, k, v)

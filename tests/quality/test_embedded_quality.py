@@ -8,11 +8,12 @@ from attnbench.methods.registry import parse
 from attnbench.models.sources import EMBEDDED_FOLDER, load
 from attnbench.protocol.bands import Gate
 from attnbench.quality.candidates import Candidate, Roster
+from attnbench.quality.figures import figures
 from attnbench.quality.gates import Quality, judge
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.local import LocalGate
+from attnbench.quality.made_up import MADE_UP, RANDOM_WEIGHTS, made_up_trace
 from attnbench.quality.run import run_quality
-from tests.quality.layers import important_cluster_trace
 from tests.quality.mutants import (
     MUTANTS,
     AttendsToTheSinkAlone,
@@ -20,10 +21,10 @@ from tests.quality.mutants import (
     ForgetsTheMask,
     HalvesItsOutput,
     Int8ByGroups,
-    MeanAxis,
     Mutant,
     SwapsOneLayer,
 )
+from tests.third_party.mean_axis import MeanAxis
 
 CPU = torch.device("cpu")
 EVERY_GATE = QualityCounts(context=256, windows=5, steps=4, haystacks=2)
@@ -139,7 +140,7 @@ def test_what_is_excellent_on_made_up_data_is_killed_on_a_trained_model(verdicts
     """A static selection along the mean key: its authors' generator, then a real model."""
     roster = Roster([Candidate("mean_axis", MeanAxis())])
     gate = LocalGate(roster, seed=0)
-    gate.add_window([important_cluster_trace()], lambda _: None)
+    gate.add_window([made_up_trace(42)], lambda _: None)
     samples = gate.arrays()["mean_axis"].pack()
     made_up = judge(samples, "approximate", "random")
     assert made_up.figures["cosine_mean"] > 0.999
@@ -150,3 +151,25 @@ def test_what_is_excellent_on_made_up_data_is_killed_on_a_trained_model(verdicts
     assert real.verdict is Quality.KILL
     assert real.figures["cosine_mean"] < 0.8
     assert real.figures["skill"] < 0.5
+
+
+def test_the_same_method_is_shown_on_made_up_data_random_weights_and_the_trained_model(model):
+    few = QualityCounts(context=256, windows=2, steps=4, logit_steps=0, contrast=True)
+    roster = Roster([Candidate("mean_axis", MeanAxis())])
+    found = run_quality(
+        model,
+        roster,
+        few,
+        dtype=torch.float32,
+        device=CPU,
+        seed=0,
+        progress=lambda *_: None,
+    )
+    places = {MADE_UP: found.contrast[MADE_UP], RANDOM_WEIGHTS: found.contrast[RANDOM_WEIGHTS]}
+    means = {
+        place: figures(arms["mean_axis"].arrays())["cosine_mean"] for place, arms in places.items()
+    }
+    trained = figures(found.arms["mean_axis"].arrays())["cosine_mean"]
+    assert means[MADE_UP] > 0.999
+    assert means[RANDOM_WEIGHTS] > trained + 0.1
+    assert trained < 0.85
