@@ -94,7 +94,19 @@ def plan_quality(request: QualityRequest) -> QualityPlan:
             f"{plan.info.spec} has random weights, on which any method may look excellent",
             hint="judge quality on a trained model: --model embedded, a folder, a .gguf file",
         )
+    _refuse_shorter(request, plan)
     return QualityPlan(request, plan, tuple(arm for arm in plan.arms if _is_judged(arm, request)))
+
+
+def _refuse_shorter(request: QualityRequest, plan: Plan) -> None:
+    """A context that was asked for is the one that is judged, or none is."""
+    largest = quality_counts(plan).context
+    if request.context is not None and largest < request.context:
+        raise UsageError(
+            f"--ctx {request.context} leaves no room for the steps that are judged after it: "
+            f"{plan.info.spec} has {plan.info.max_context} positions",
+            hint=f"use at most --ctx {largest}",
+        )
 
 
 def _is_judged(arm: PlannedArm, request: QualityRequest) -> bool:

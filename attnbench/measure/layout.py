@@ -65,5 +65,8 @@ def steps_of(protocol: Protocol) -> StepCounts:
 
 
 def quality_counts(plan: Plan) -> QualityCounts:
-    """How much of each quality gate the plan runs."""
-    return counts_of(plan.request.quality or Level.BRIEF, plan.context)
+    """How much of each quality gate the plan runs; its prompt is shorter than the plan's context
+    where the model has too few positions for that and the steps after it."""
+    return counts_of(plan.request.quality or Level.BRIEF, plan.context).within(
+        plan.info.max_context
+    )

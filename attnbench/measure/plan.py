@@ -30,7 +30,7 @@ from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.presets import Protocol
 from attnbench.protocol.result import Promise
 from attnbench.quality.gates import refuse_replacement
-from attnbench.quality.levels import Level
+from attnbench.quality.levels import Level, counts_of
 from attnbench.quality.text import read_text
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -121,7 +121,20 @@ class Plan:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What to know of this plan beside its figures."""
-        return tuple(filter(None, (beyond_positions(self.info, self.context),)))
+        return tuple(filter(None, (beyond_positions(self.info, self.context), self._shortened())))
+
+    def _shortened(self) -> str:
+        """Where quality is judged on a shorter prompt than the plan's context."""
+        if not self.request.wants_quality or self.info.weights != "trained":
+            return ""
+        asked = counts_of(self.request.quality or Level.BRIEF, self.context)
+        judged = asked.within(self.info.max_context).context
+        if judged == self.context:
+            return ""
+        return (
+            f"quality is judged after {judged} tokens, not {self.context}: the model has "
+            f"{self.info.max_context} positions, and {asked.room} steps follow the prompt"
+        )
 
     @property
     def needed_bytes(self) -> int:

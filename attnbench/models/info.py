@@ -56,8 +56,7 @@ def beyond_positions(info: ModelInfo, tokens: int, steps: int = 1) -> str:
         return ""
     return (
         f"{tokens} cached tokens leave none of the model's {info.max_context} positions to decode "
-        "at: steps are timed past them, as rotary positions allow; quality, where it "
-        "is judged, has a shorter prompt"
+        "at: steps are timed past them, as rotary positions allow"
     )
 
 

@@ -29,6 +29,7 @@ from attnbench.protocol.bands import (
 from attnbench.protocol.verdict import NEXT_STEP, Reason
 from attnbench.quality.believed import false_share
 from attnbench.quality.figures import Figures, figures, uniform_figures
+from attnbench.quality.levels import FACTS, facts_in
 from attnbench.quality.samples import GateArrays, GateSamples
 from attnbench.quality.worst import (
     Head,
@@ -195,7 +196,10 @@ def _why_not(gate: Gate, arrays: GateArrays) -> str:
         return f"{windows} text offsets, and it takes {PERPLEXITY_WINDOWS} of {LOGIT_STEPS} steps"
     asked = len(arrays.needle_rank)
     if gate is Gate.NEEDLE and asked < NEEDLES:
-        return f"{asked} facts asked for, and it takes {NEEDLES}"
+        tokens = int(arrays.context[0])
+        held = facts_in(tokens)
+        few = f"; a prompt of {tokens} tokens holds {held or 'none'}" if held < FACTS else ""
+        return f"{asked} facts asked for, and it takes {NEEDLES}{few}"
     if gate is Gate.NEEDLE:
         hits = int((arrays.needle_rank_sdpa == 1).sum())
         return f"the model retrieves {hits} of {asked} facts under SDPA, and it takes {ABLE:.0%}"
@@ -205,21 +209,31 @@ def _why_not(gate: Gate, arrays: GateArrays) -> str:
 def gate_bands(found: Figures, bands: GateBands = DEFAULT_BANDS) -> dict[Gate, Band]:
     """The band of every gate whose figures are there.
 
-    A change in perplexity whose interval reaches what kills is known too vaguely to pass.
+    A change in perplexity whose interval reaches what kills is known too vaguely to pass, and one
+    whose interval reaches what passes is known too vaguely to kill.
     """
     in_band = {
         gate: max(part.of(found[part.figure]) for part in parts)
         for gate, parts in bands.items()
         if all(part.figure in found for part in parts)
     }
-    if in_band.get(Gate.PERPLEXITY) is Band.PASS and _is_vague(found, bands):
+    if Gate.PERPLEXITY in in_band and _vague(found, bands):
         in_band[Gate.PERPLEXITY] = Band.MARGINAL
     return in_band
 
 
-def _is_vague(found: Figures, bands: GateBands) -> bool:
-    high = found.get("perplexity_change_high")
-    return high is not None and bands[Gate.PERPLEXITY][0].of(high) is Band.KILL
+def _vague(found: Figures, bands: GateBands) -> str:
+    """In words, the end of the interval of a change in perplexity that keeps it from the band of
+    its estimate; empty where the interval is narrow enough, or not there."""
+    if "perplexity_change_high" not in found:
+        return ""
+    band = bands[Gate.PERPLEXITY][0]
+    low, own, high = (found[f"perplexity_change{end}"] for end in ("_low", "", "_high"))
+    if band.of(own) is Band.PASS and band.of(high) is Band.KILL:
+        return f"perplexity_change is {own:.4g} and may be {high:.4g}, which {band.kills}"
+    if band.of(own) is Band.KILL and band.of(low) is Band.PASS:
+        return f"perplexity_change is {own:.4g} and may be {low:.4g}, which {band.wanted}"
+    return ""
 
 
 @dataclass(frozen=True)
@@ -281,9 +295,8 @@ class _Judge:
             for part in self.bands[gate]
             if part.of(self.found[part.figure]) is not Band.PASS
         ]
-        if not shown:  # known too vaguely
-            high, kills = self.found["perplexity_change_high"], self.bands[gate][0].kills
-            shown = [f"perplexity_change may be {high:.4g}, which {kills}"]
+        vague = _vague(self.found, self.bands) if gate is Gate.PERPLEXITY else ""
+        shown = [vague] if vague else shown
         return f"{ADVICE.get(gate, MORE_BUDGET)} ({', '.join(shown)})"
 
 

@@ -9,7 +9,15 @@ import msgspec
 from attnbench.errors import UsageError
 from attnbench.protocol.bands import LOGIT_STEPS
 
+FACTS = 8  # planted in one haystack; each is asked for with the others beside it
+TOKENS_A_FACT = 48  # of text, so that most of it is text
 QUESTION_STEPS = 32  # room for the longest question and its answer
+
+
+def facts_in(context: int) -> int:
+    """How many facts a text of so many tokens can hold; fewer than two are none."""
+    count = min(FACTS, context // TOKENS_A_FACT)
+    return count if count > 1 else 0
 
 
 class Level(StrEnum):
@@ -55,7 +63,7 @@ class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(
                 f"{self.room} decode steps leave no room for a prompt in a model of "
                 f"{max_context} positions",
-                hint="ask for fewer steps",
+                hint="take a model with more positions; `decode --no-quality` needs none",
             )
         return msgspec.structs.replace(self, context=context)
 

@@ -24,6 +24,7 @@ from attnbench.models.prefill import prefill
 from attnbench.quality.candidates import Progress, Roster
 from attnbench.quality.capture import RoutedModel
 from attnbench.quality.compounded import decoded
+from attnbench.quality.levels import FACTS, facts_in
 from attnbench.quality.recall import (
     Planted,
     Question,
@@ -35,8 +36,6 @@ from attnbench.quality.recall import (
 from attnbench.quality.samples import GateArrays
 from attnbench.quality.text import CHARACTERS_A_TOKEN, Text
 
-FACTS = 8  # planted in one haystack; each is asked for with the others beside it
-TOKENS_A_FACT = 48  # of text, so that most of it is text
 _LINE_END = re.compile(r"(?<=[.!?])(?=\n)")  # a sentence's
 PIECE = 160  # characters after which a fact may stand in a text without sentences
 
@@ -47,12 +46,6 @@ class Answer:
 
     nats: float
     rank: int
-
-
-def facts_in(context: int) -> int:
-    """How many facts a text of so many tokens can hold; fewer than two are none."""
-    count = min(FACTS, context // TOKENS_A_FACT)
-    return count if count > 1 else 0
 
 
 def haystacks(

@@ -19,9 +19,9 @@ from attnbench.quality.candidates import Roster
 from attnbench.quality.capture import RoutedModel, layer_traces, record_window, routed
 from attnbench.quality.compounded import CompoundedGate
 from attnbench.quality.fitness import require_causal, require_vocabulary, text_nats, vocabulary
-from attnbench.quality.levels import QualityCounts
+from attnbench.quality.levels import QualityCounts, facts_in
 from attnbench.quality.local import LocalGate
-from attnbench.quality.needles import NeedleGate, facts_in, haystacks
+from attnbench.quality.needles import NeedleGate, haystacks
 from attnbench.quality.recall import Planted
 from attnbench.quality.samples import Floats, GateArrays, GateSamples
 from attnbench.quality.text import Text, default_text, read_text, windows

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from attnbench.measure.appraising import FLOOR, QualityPlan
 from attnbench.measure.estimate import in_words
-from attnbench.quality.needles import facts_in
+from attnbench.quality.levels import facts_in
 from attnbench.report.plan_table import GIB
 
 

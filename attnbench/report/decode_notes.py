@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attnbench.measure.chosen import PilotArm
 
 NO_POWER = "no-power"  # the gates' reason: a method that does not attend would do as well
+UNPREDICTED = "text-not-predicted"  # likewise: the model knows no such text, or is none
 OPEN = ("INCONCLUSIVE", "VOID")
 CYCLES_APART = 0.01  # of the ratio of times: below it cycles and time say the same
 DIVIDED_APART = 0.01  # of the speed-up: below it the columns of times say the same
@@ -129,11 +130,22 @@ def _cycles(result: ArmResult) -> tuple[str, str]:
 
 
 def _of_quality(results: Sequence[ArmResult]) -> Iterator[str]:
-    judged = [result.quality for result in results if result.quality is not UNSET]
+    judged = [
+        result.quality
+        for result in results
+        if result.quality is not UNSET and result.verdict.quality != "NOT_EVALUATED"
+    ]
     missing = {(str(q["gates_not_run"]), str(q.get("not_run_because", ""))) for q in judged}
     for gates, why in sorted(missing):
         if gates:
             yield f"quality is MARGINAL at best: gates not run ({why or gates})."
+    shorter = {
+        (int(result.quality["context"]), result.cell.context)
+        for result in results
+        if result.quality is not UNSET and int(result.quality["context"]) < result.cell.context
+    }
+    for prompt, context in sorted(shorter):
+        yield f"quality is of {prompt} tokens, not {context}: the model has no more positions."
     yield from _shared(_unjudged(result) for result in results)
     yield from _shared(_doubtful(result) for result in results)
 
@@ -142,14 +154,23 @@ def _unjudged(result: ArmResult) -> tuple[str, str]:
     verdict = result.verdict
     if verdict.quality != "NOT_EVALUATED" or result.failure is not UNSET:
         return result.method, ""
-    return result.method, f"quality NOT_EVALUATED ({verdict.quality_reason}){_no_power(result)}"
+    return result.method, f"quality NOT_EVALUATED ({verdict.quality_reason}){_because(result)}"
 
 
-def _no_power(result: ArmResult) -> str:
-    if result.verdict.quality_reason != NO_POWER or result.quality is UNSET:
+def _because(result: ArmResult) -> str:
+    if result.quality is UNSET:
         return ""
-    cosine = result.quality["null_uniform"]
-    return f": the plain mean of all values already has cosine {cosine:.4f} here"
+    found = result.quality
+    if result.verdict.quality_reason == NO_POWER:
+        cosine = found["null_uniform"]
+        return f": the plain mean of all values already has cosine {cosine:.4f} here"
+    if result.verdict.quality_reason == UNPREDICTED:
+        return (
+            ": to the model half of the text's tokens are as good as one of "
+            f"{found['text_choices']:,.0f}, and a guess is one of {found['vocabulary']:,.0f}; its "
+            "weights are random or damaged, or the tokenizer is another model's"
+        )
+    return ""
 
 
 def _doubtful(result: ArmResult) -> tuple[str, str]:

@@ -148,3 +148,10 @@ def test_what_an_arm_did_to_the_process_is_the_reason_that_it_has_no_verdict(led
     assert (found.verdict.quality, found.verdict.quality_reason) == ("NOT_EVALUATED", "patched")
     assert "other people's functions" in found.verdict.next_step
     assert found.failure == "BrokenArm: it replaced x"
+
+
+def test_a_context_that_cannot_be_judged_is_refused_and_none_is_judged_at_another():
+    with pytest.raises(UsageError, match="4096 positions") as refused:
+        planned("int8_kv", context=4090)
+    assert "--ctx 4032" in refused.value.hint
+    assert planned("int8_kv", context=4032).counts.context == 4032

@@ -430,7 +430,11 @@ def test_an_arm_that_hangs_costs_its_worker_and_the_run_goes_on_without_it(ledge
             if isinstance(task, SessionTask) and task.session == 1 and INT8.label not in left:
                 on_event(Mark(arm=INT8.label, doing=Doing.TIMED, cell=0))
                 raise WorkerHung("the worker said nothing for 60 s and was killed")
-            self.breaks |= {(task.session, INT8.label): left[INT8.label]} if left else {}
+            self.breaks |= (
+                {(task.session, INT8.label): left[INT8.label]}
+                if left and isinstance(task, SessionTask)
+                else {}
+            )
             return super().__call__(task, on_event, silence_s)
 
     workers = Hanging(FAR_APART)

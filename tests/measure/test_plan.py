@@ -144,9 +144,11 @@ def test_a_context_beyond_the_model_is_refused_with_its_limit():
 
 
 def test_a_context_that_leaves_no_position_to_decode_at_runs_with_a_remark():
-    (remark,) = plan_decode(request(context=4096)).remarks
+    remark, shorter = plan_decode(request(context=4096)).remarks
+    assert shorter.startswith("quality is judged after 4032 tokens, not 4096")
     assert "4096 positions" in remark
-    assert plan_decode(request(context=4095)).remarks == ()
+    assert plan_decode(request(context=4095, quality=None)).remarks == ()
+    assert plan_decode(request(context=4032)).remarks == ()
 
 
 def test_more_threads_than_cores_are_refused():

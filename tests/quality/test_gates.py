@@ -242,6 +242,16 @@ def with_perplexity(extra: list[float]) -> GateArrays:
     return perfect(nll_nats=sdpa + more, nll_sdpa_nats=sdpa, kl_nats=sdpa * 0, agree=sdpa)
 
 
+def test_a_perplexity_that_is_known_too_vaguely_kills_nobody():
+    clear = verdict_on(with_perplexity([0.09, 0.08, 0.1, 0.09, 0.08]))
+    vague = verdict_on(with_perplexity([0.3, -0.1, 0.2, -0.05, 0.1]))
+    assert clear.bands["perplexity"] == "KILL"
+    assert vague.figures["perplexity_change"] > 0.05
+    assert vague.figures["perplexity_change_low"] < 0.01
+    assert (vague.bands["perplexity"], vague.reason) == ("MARGINAL", "perplexity")
+    assert "which passes to 0.01" in vague.next_step
+
+
 def test_a_perplexity_that_is_known_too_vaguely_has_not_passed():
     steady = verdict_on(with_perplexity([0.005, 0.004, 0.006, 0.005, 0.005]))
     vague = verdict_on(with_perplexity([0.05, -0.04, 0.03, -0.03, 0.01]))
@@ -448,3 +458,10 @@ def test_the_next_step_says_what_was_found_and_what_passes():
 def test_judging_needs_no_torch():
     program = "import sys, attnbench.quality.gates; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("tokens", "said"), [(40, "holds none"), (200, "holds 4")])
+def test_a_prompt_without_room_for_facts_says_so(tokens, said):
+    verdict = verdict_on(perfect(context=np.array([tokens])))
+    assert f"a prompt of {tokens} tokens {said}" in verdict.not_run["needle"]
+    assert "a prompt" not in verdict_on(perfect()).not_run["needle"]
