@@ -19,7 +19,7 @@ from attnbench.measure.tasks import StepCounts
 from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.family import Family
-from attnbench.quality.levels import QUESTION_STEPS
+from attnbench.quality.levels import QUESTION_STEPS, facts_in
 
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server
@@ -35,7 +35,8 @@ FORK_S_AN_ARM = 0.3  # of the memory part
 # In steps: what is checked of a visit, of the probes and of an arm's trial in the pilot, and the
 # null models and repetitions of the quality gates in a window.
 CHECKS_A_VISIT, PROBES, TRIAL, GATES = 5, 50, 20, 40
-FACTS = 8  # that are asked for in a text
+FLOPS = {"cuda": 2e14, "cpu": 4e10}  # of a prefill; a CPU's of one thread
+LOOK_S = 0.012  # at the process, around an arm's turn at a layer
 
 
 def minutes(plan: Plan) -> float:
@@ -113,11 +114,23 @@ def quality_s(plan: Plan, arms: list[PlannedArm]) -> float:
     if plan.info.weights != "trained":
         return 0.0
     counts = quality_counts(plan)
-    steps = counts.windows * (counts.steps + counts.logit_steps + GATES)
-    steps += counts.haystacks * FACTS * QUESTION_STEPS // 2
+    inside = counts.windows * counts.logit_steps
+    inside += counts.haystacks * facts_in(counts.context) * QUESTION_STEPS // 2
+    steps = inside + counts.windows * (counts.steps + GATES)
     if counts.kept_mass:
-        steps += 2 * plan.context // plan.info.head_dim
-    return _process_s(plan) + sum(steps * _slowest_step_s(plan, arm) for arm in arms)
+        steps += 2 * counts.context // plan.info.head_dim
+    steps_s = [_slowest_step_s(plan, arm) for arm in arms]
+    exact_s = inside * min(steps_s, default=0.0)  # what the others are compared with
+    prefills_s = (counts.windows + counts.haystacks) * _prefill_s(plan, counts.context)
+    looks_s = len(arms) * counts.windows * (plan.info.layers + 1) * LOOK_S
+    return _process_s(plan) + exact_s + prefills_s + looks_s + steps * sum(steps_s)
+
+
+def _prefill_s(plan: Plan, tokens: int) -> float:
+    """Products with the weights, and causal attention, which grows with the square."""
+    info = plan.info
+    attention = 2 * info.layers * info.heads * info.head_dim * tokens**2
+    return (2 * info.parameters * tokens + attention) / FLOPS[plan.device]
 
 
 def _process_s(plan: Plan) -> float:

@@ -54,15 +54,15 @@ class CompoundedGate:
 def compare_logits(logits: Tensor, sdpa: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Samples [T] from logits [T,V] of an arm and of SDPA, and the tokens [T] that came next.
 
-    KL is of SDPA's distribution from the arm's, in nats. Two arms agree where some token is first
-    for both: in bfloat16 first places are often shared.
+    KL is of SDPA's distribution from the arm's, in nats. First places may be shared, in bfloat16
+    often: the arm agrees by the share of its first tokens that are first for SDPA as well.
     """
     arm, exact = (values.double().log_softmax(-1) for values in (logits, sdpa))
-    first = (arm == arm.amax(-1, keepdim=True)) & (exact == exact.amax(-1, keepdim=True))
+    own, sdpas = (values == values.amax(-1, keepdim=True) for values in (arm, exact))
     at_target = targets[:, None]
     return {
         "kl_nats": (exact.exp() * (exact - arm)).sum(-1),
-        "agree": first.any(-1).double(),
+        "agree": (own & sdpas).sum(-1) / own.sum(-1).clamp_min(1).double(),
         "nll_nats": -arm.gather(-1, at_target)[:, 0],
         "nll_sdpa_nats": -exact.gather(-1, at_target)[:, 0],
     }

@@ -179,14 +179,18 @@ def _ids(tokenizer: Any, text: str) -> NDArray[np.int64]:
     return np.asarray(encoded["input_ids"], dtype=np.int64)
 
 
+def _counted(count: int) -> str:
+    return "one window" if count == 1 else f"{count} windows"
+
+
 def _too_short(text: Text, held: int, tokens: int, count: int) -> TextTooShort:
     fits = (
-        f"{held // tokens} windows of {tokens} tokens fit"
+        f"{_counted(held // tokens)} of {tokens} tokens fit{'s' if held < 2 * tokens else ''}"
         if held >= tokens
         else f"one window of at most {held} tokens fits"
     )
     return TextTooShort(
         f"the text {text.name!r} holds {held} tokens, "
-        f"too few for {count} windows of {tokens} ({count * tokens} tokens)",
+        f"too few for {_counted(count)} of {tokens} ({count * tokens} tokens)",
         hint=f"{fits}: ask for less context or fewer windows, or name a longer text with --text",
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from msgspec import UNSET
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,8 @@ from attnbench.protocol.cell import Role
 from attnbench.report.words import ABSENT
 
 STYLES = {"PASS": "green", "MARGINAL": "yellow", "KILL": "red"}
+WHOLE = 0.9995  # a kept share from which on nothing was selected
+GATE_WIDTH, ARM_WIDTH = 50, 27  # characters that the first two columns take, and that an arm needs
 Figures = Mapping[str, float]
 Words = Callable[[Figures], str]
 
@@ -30,7 +32,19 @@ def appraisal_table(results: Sequence[ArmQuality]) -> RenderableType:
         f"{first.appraisal} · {first.cell.device}"
     )
     lines = [Text(line) for line in appraisal_notes(results)]
-    return Group(Text(title, style="bold"), _table(results), *lines, Text())
+    return Group(Text(title, style="bold"), _Tables(results), *lines, Text())
+
+
+class _Tables:
+    """One table, or several of fewer arms each where all of them do not fit beside each other."""
+
+    def __init__(self, results: Sequence[ArmQuality]) -> None:
+        self._results = results
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fit = max(1, (options.max_width - GATE_WIDTH) // ARM_WIDTH)
+        for begin in range(0, len(self._results), fit):
+            yield _table(self._results[begin : begin + fit])
 
 
 def _table(results: Sequence[ArmQuality]) -> Table:
@@ -64,6 +78,8 @@ def _verdict(result: ArmQuality) -> Text:
 def _wanted(gate: Gate, results: Sequence[ArmQuality]) -> str:
     if any(gate.value in other_bands(result) for result in results):
         return "see below"
+    if gate is Gate.NON_DETERMINISTIC:
+        return "no"
     return DEFAULT_BANDS[gate][0].wanted.removeprefix("passes ").removeprefix("should be ")
 
 
@@ -105,12 +121,26 @@ def _perplexity(found: Figures) -> str:
 
 
 def _needle(found: Figures) -> str:
-    if "needle_probability" not in found:
+    if "needle_hits" not in found:
         return ABSENT
     asked = round(found["needles"])
     own, sdpa = (round(found[name] * asked) for name in ("needle_hits", "needle_hits_sdpa"))
-    chance, chance_sdpa = found["needle_probability"], found["needle_probability_sdpa"]
-    return f"{own} of {asked} (SDPA {sdpa}), p {chance:.2f} ({chance_sdpa:.2f})"
+    chance = found.get("needle_probability")
+    shown = "NaN" if chance is None else f"{chance:.2f}"
+    chance_sdpa = found["needle_probability_sdpa"]
+    return f"{own} of {asked} (SDPA {sdpa}), p {shown} ({chance_sdpa:.2f})"
+
+
+def _deterministic(found: Figures) -> str:
+    if "deterministic" not in found:
+        return ABSENT
+    return "no" if found["deterministic"] == 1 else "yes"
+
+
+def _null(name: str) -> Words:
+    """Of a selection: where all is kept there is none."""
+    cosine = _figure(name, ".4f")
+    return lambda found: ABSENT if found.get("kept_share", 0.0) >= WHOLE else cosine(found)
 
 
 def _skill(found: Figures) -> str:
@@ -123,7 +153,7 @@ def _skill(found: Figures) -> str:
 
 GATES: Mapping[Gate, Words] = {
     Gate.NON_FINITE: _figure("non_finite", ".0f"),
-    Gate.NON_DETERMINISTIC: _figure("deterministic", ".0f"),
+    Gate.NON_DETERMINISTIC: _deterministic,
     Gate.MEAN_COSINE: _figure("cosine_mean", ".4f"),
     Gate.P1_COSINE: _figure("cosine_p1", ".4f"),
     Gate.LOWEST_HEAD: _figure("cosine_lowest_head", ".4f"),
@@ -142,10 +172,10 @@ BESIDE: Mapping[str, Words] = {
     "  SDPA math against flash": _figure("math_flash_relative_l2", ".2e"),
     "cosine of null models": lambda _: "",
     "  mean of all values": _figure("null_uniform", ".4f"),
-    "  random tokens": _figure("null_random", ".4f"),
-    "  longest values": _figure("null_value_norm", ".4f"),
-    "  sinks and recent": _figure("null_recent", ".4f"),
-    "  oracle": _figure("null_oracle", ".4f"),
+    "  random tokens": _null("null_random"),
+    "  longest values": _null("null_value_norm"),
+    "  sinks and recent": _null("null_recent"),
+    "  oracle": _null("null_oracle"),
     "selection skill": _skill,
 }
 

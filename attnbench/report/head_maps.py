@@ -14,10 +14,13 @@ from rich.text import Text
 from attnbench.errors import UsageError
 from attnbench.quality.samples import GateArrays
 from attnbench.quality.worst import head_means
+from attnbench.report.words import ABSENT
 
 LOST_COSINE = 0.5  # below it a head is lost either way, and the colour the same
+LEAST_RANGE = 1e-4  # of the colours: below it all heads are alike
 PICTURES = (".png", ".svg", ".pdf")
 INCH = 0.3  # of a figure, a head or layer
+UNITS = {2: "hundredths", 4: "ten-thousandths"}
 
 
 @dataclass(frozen=True)
@@ -31,40 +34,64 @@ class HeadMap:
     layers: tuple[int, ...]
     values: NDArray[np.float64]
 
+    @property
+    def worst(self) -> str:
+        """The lowest head, in words."""
+        if np.isnan(self.values).all():
+            return "no head has one"
+        layer, head = np.unravel_index(np.nanargmin(self.values), self.values.shape)
+        value = self.values[layer, head]
+        return f"lowest {value:.{self.digits}f}: layer {self.layers[layer]}, head {head}"
+
+    @property
+    def digits(self) -> int:
+        """Decimals that tell the heads apart."""
+        return 2 if 1 - self.low > 0.1 else 4
+
 
 def head_maps(samples: Mapping[str, GateArrays]) -> tuple[HeadMap, ...]:
     """Two maps an arm: the mean cosine, and the kept mass where it was measured."""
     maps = []
     for arm, arrays in samples.items():
         layers = tuple(int(layer) for layer in arrays.layers)
-        maps.append(HeadMap(arm, "cosine to SDPA", LOST_COSINE, layers, head_means(arrays.cosine)))
+        maps.append(_map(arm, "cosine to SDPA", LOST_COSINE, layers, head_means(arrays.cosine)))
         if arrays.kept_mass.size:
             mass = arrays.kept_mass[0].astype(np.float64)
-            maps.append(HeadMap(arm, "kept softmax mass", 0.0, layers, mass))
+            maps.append(_map(arm, "kept softmax mass", 0.0, layers, mass))
     return tuple(maps)
 
 
+def _map(
+    arm: str, what: str, lost: float, layers: tuple[int, ...], values: NDArray[np.float64]
+) -> HeadMap:
+    """With colours over the range that its heads take, no lower than `lost`."""
+    lowest = float(np.nanmin(values)) if np.isfinite(values).any() else lost
+    low = max(lost, min(lowest, 1 - LEAST_RANGE))
+    return HeadMap(arm, what, low, layers, values)
+
+
 def map_tables(maps: Sequence[HeadMap]) -> RenderableType:
-    """Hundredths in colour, a row a layer."""
+    """Numbers in colour, a row a layer: hundredths, or ten-thousandths where all are near 1."""
     return Group(*(_block(each) for each in maps))
 
 
 def _block(each: HeadMap) -> RenderableType:
     heads = range(each.values.shape[1])
     lines = [
-        Text(f"{each.arm}: {each.what}, in hundredths", style="bold"),
-        Text("head  " + "".join(f"{head:>4}" for head in heads)),
+        Text(f"{each.arm}: {each.what}, in {UNITS[each.digits]}; {each.worst}", style="bold"),
+        Text("head  " + "".join(f"{head:>{each.digits + 2}}" for head in heads)),
     ]
     for layer, row in zip(each.layers, each.values, strict=True):
         line = Text(f"{layer:>5} ")
         for value in row:
-            line.append(_hundredths(value), _colour(value, each.low))
+            line.append(_whole(value, each.digits), _colour(value, each.low))
         lines.append(line)
     return Group(*lines, Text())
 
 
-def _hundredths(value: float) -> str:
-    return "   –" if np.isnan(value) else f"{100 * value:>4.0f}"
+def _whole(value: float, digits: int) -> str:
+    width = digits + 2
+    return f"{ABSENT:>{width}}" if np.isnan(value) else f"{10**digits * value:>{width}.0f}"
 
 
 def _colour(value: float, low: float) -> str:
@@ -94,17 +121,21 @@ def draw_maps(maps: Sequence[HeadMap], path: Path) -> None:
         raise UsageError("no arm has samples to map", hint="see why every arm failed")
     arms, kinds = ({getattr(each, name): None for each in maps} for name in ("arm", "what"))
     layers, heads = maps[0].values.shape
-    size = (len(kinds) * max(4.0, INCH * heads + 2), len(arms) * max(2.2, INCH * layers + 1))
+    size = (len(kinds) * max(4.0, INCH * heads + 2), len(arms) * max(2.4, INCH * layers + 1.2))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(arms), len(kinds), squeeze=False)
     for each in maps:
         axis = axes[list(arms).index(each.arm)][list(kinds).index(each.what)]
         image = axis.imshow(each.values, vmin=each.low, vmax=1.0, cmap="viridis", aspect="auto")
-        axis.set_title(f"{each.arm}\n{each.what}", fontsize=8)
+        axis.set_title(f"{each.arm}\n{each.what}\n{each.worst}", fontsize=8)
         axis.set(xlabel="head", ylabel="layer", xticks=range(heads))
         axis.set_yticks(range(layers), [str(layer) for layer in each.layers])
         axis.tick_params(labelsize=6)
-        figure.colorbar(image, ax=axis, extend="min" if each.low else "neither")
+        figure.colorbar(
+            image,
+            ax=axis,
+            extend="min" if np.nanmin(each.values, initial=1.0) < each.low else "neither",
+        )
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

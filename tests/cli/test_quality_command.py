@@ -28,7 +28,13 @@ def workers(monkeypatch) -> FakeWorkers:
 def test_a_table_is_printed_recorded_and_mapped(attnbench, place, workers):
     done = attnbench("quality", "int8_kv", "--device", "cpu", "--maps", "heads.png")
     assert done.code == 0
-    for said in ("embedded · 1024 tokens", "MARGINAL", "mean-cosine", "(floor)", "in hundredths"):
+    for said in (
+        "embedded · 1024 tokens",
+        "MARGINAL",
+        "mean-cosine",
+        "(floor)",
+        "in ten-thousandths",
+    ):
         assert said in done.out
     assert (place / "heads.png").stat().st_size > 1000
     log = attnbench("ledger", "log")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from attnbench.measure import plan as planning
+from attnbench.measure.appraising import QualityRequest, plan_quality
 from attnbench.measure.estimate import in_words, minutes
 from attnbench.measure.plan import plan_decode
 from attnbench.protocol.presets import CANONICAL, QUICK, RIGOROUS, SEQUENTIAL
@@ -21,6 +22,12 @@ def test_a_bare_run_on_a_cpu_takes_what_it_took_within_a_factor_of_two(
     monkeypatch.setattr(planning, "device_facts", lambda kind: CPU)
     about_s = 60 * minutes(plan_decode(request(protocol=protocol)))
     assert took_s / 2 < about_s < took_s * 2
+
+
+@pytest.mark.parametrize(("context", "took_s"), [(1024, 21.0), (4000, 40.0)])
+def test_all_gates_on_a_cpu_take_what_they_took_within_a_factor_of_two(context, took_s):
+    asked = QualityRequest(model="embedded", methods=("int8_kv",), context=context, device="cpu")
+    assert took_s / 2 < 60 * plan_quality(asked).minutes < took_s * 2
 
 
 def test_more_sessions_take_more_minutes():

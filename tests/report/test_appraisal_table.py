@@ -21,8 +21,8 @@ def said(quality: str, reason: str = "") -> dict[str, str]:
     return {"quality": quality, "quality_reason": reason, "next_step": ""}
 
 
-def printed(renderable) -> str:
-    console = Console(width=200)
+def printed(renderable, width=200) -> str:
+    console = Console(width=width)
     with console.capture() as captured:
         console.print(renderable)
     return captured.get()
@@ -104,7 +104,7 @@ def test_maps_show_every_head_of_every_layer_by_its_number_in_the_model():
     text = printed(map_tables(spoiled_map()))
     assert "mutant: cosine to SDPA" in text
     assert row(text, "4 ").split() == ["4", "100", "100", "100", "42", "100"]
-    assert "  7    –  97  97  97  97" in text
+    assert "    7      –  9700  9700  9700  9700" in text
     assert text.count("kept softmax mass") == 1  # of the arm of which it was measured
 
 
@@ -117,3 +117,38 @@ def test_maps_are_drawn_as_a_picture_and_a_wrong_name_is_a_usage_error(tmp_path)
     require_drawable(tmp_path / "heads.png")
     with pytest.raises(UsageError, match="no arm"):
         draw_maps((), tmp_path / "none.png")
+
+
+def test_many_arms_take_several_tables_where_they_do_not_fit_beside_each_other():
+    arms = [arm(f"arm_{number}") for number in range(7)]
+    text = printed(appraisal_table(arms), width=110)
+    assert text.count("mean-cosine  ") == 4
+    for each in arms:
+        assert each.arm in text
+    assert max(len(line) for line in text.splitlines()) <= 110
+    assert printed(appraisal_table(arms), width=300).count("mean-cosine  ") == 1
+
+
+def test_a_good_arm_reads_as_one_and_nulls_of_no_selection_are_left_out():
+    whole = {**arm().figures, "kept_share": 1.0, "deterministic": 1.0, "null_oracle": 1.0}
+    gates = {**arm().gates, "non-deterministic": "PASS"}
+    text = printed(appraisal_table([arm(figures=whole, gates=gates)]))
+    assert row(text, "non-deterministic").split() == ["non-deterministic", "no", "no"]
+    assert row(text, "oracle").split() == ["oracle", "–"]
+
+
+def test_facts_that_were_lost_to_nan_are_counted():
+    lost = {n: v for n, v in arm().figures.items() if n != "needle_probability"}
+    text = printed(appraisal_table([arm(figures={**lost, "needle_hits": 0.0})]))
+    assert "0 of 16 (SDPA 16), p NaN (0.99)" in text
+
+
+def test_colours_of_a_map_span_what_its_heads_take_and_the_lowest_head_is_named():
+    values = np.full((2, 3, 4, 5), 0.9999, np.float32)
+    values[:, 2, :, 4] = 0.9971
+    (found,) = head_maps({"int8": perfect(cosine=values)})
+    assert found.low == pytest.approx(0.9971)
+    text = printed(map_tables((found,)))
+    assert "in ten-thousandths; lowest 0.9971: layer 7, head 4" in text
+    assert row(text, "7 ").split() == ["7", "9999", "9999", "9999", "9999", "9971"]
+    assert spoiled_map()[0].low == 0.5  # a head that is lost does not hide the others
