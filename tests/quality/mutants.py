@@ -6,6 +6,7 @@ real model, whatever the parity tests say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -120,6 +121,19 @@ class Int8ByGroups(ExactLayer):
 
 class ReadsTheScalesOfTheGroupBefore(Int8ByGroups):
     moved: ClassVar[int] = 1
+
+
+class TurnsAHeadNowAndThen(ExactLayer):
+    """One head of the first layer, every fourth step: its channels turned by 70 degrees, as by a
+    rotary position that is off."""
+
+    def decode(self, q, k, v):
+        out = super().decode(q, k, v)
+        if self.shape.layer == 0 and (self.visible - self.prefilled) % 4 == 0:
+            x, y = out[:, 1].chunk(2, dim=-1)
+            cos, sin = math.cos(math.radians(70)), math.sin(math.radians(70))
+            out[:, 1] = torch.cat([cos * x - sin * y, sin * x + cos * y], dim=-1)
+        return out
 
 
 MUTANTS: tuple[type[ExactLayer], ...] = (

@@ -23,6 +23,7 @@ from tests.quality.mutants import (
     Int8ByGroups,
     Mutant,
     SwapsOneLayer,
+    TurnsAHeadNowAndThen,
 )
 from tests.third_party.mean_axis import MeanAxis
 
@@ -42,14 +43,14 @@ def model():
     return load("embedded", torch.float32, CPU, seed=0)
 
 
-def verdicts_on(model, counts, methods):
+def verdicts_on(model, counts, methods, *, seed=0):
     samples = run_quality(
         model,
         Roster([Candidate(name, method.resolved(CPU)) for name, method in methods.items()]),
         counts,
         dtype=torch.float32,
         device=CPU,
-        seed=0,
+        seed=seed,
         progress=lambda *_: None,
     )
     assert not samples.failures
@@ -128,6 +129,24 @@ def test_the_mean_does_not_kill_for_one_head_of_one_layer_and_the_lowest_head_do
     assert verdict.bands["mean-cosine"] != "KILL"
     assert verdict.bands["lowest-head"] == "KILL"
     assert (verdict.worst_layer, verdict.worst_head) == (2, 1)
+
+
+def test_a_head_that_is_rarely_wrong_and_then_badly_is_seen_by_the_first_percentile_alone(model):
+    counts = QualityCounts(context=256, windows=5, steps=16)
+    turning = {"turning": Mutant(TurnsAHeadNowAndThen)}
+    (verdict,) = verdicts_on(model, counts, turning).values()
+    others = {band for gate, band in verdict.bands.items() if gate != "p1-cosine"}
+    assert (verdict.bands["p1-cosine"], others) == ("KILL", {"PASS"})
+    assert len(verdict.bands) == 9
+
+
+def test_tokens_that_little_attention_goes_to_are_missed_by_the_needle_gate_alone(model):
+    counts = QualityCounts(context=1024, windows=1, steps=4, haystacks=2)
+    window = {"sink_window": parse("sink_window,window=768")}
+    (verdict,) = verdicts_on(model, counts, window, seed=3).values()
+    assert verdict.figures["cosine_mean"] > 0.998
+    others = {band for gate, band in verdict.bands.items() if gate != "needle"}
+    assert (verdict.bands["needle"], others) == ("KILL", {"PASS"})
 
 
 def test_a_selection_stands_between_random_tokens_and_the_oracle(verdicts):
