@@ -159,7 +159,7 @@ def test_more_threads_than_cores_are_refused():
 
 def test_a_text_that_is_too_short_for_prompts_or_for_quality_is_refused_at_once(tmp_path):
     text = file_of(tmp_path, "a few words " * 100)
-    with pytest.raises(TextTooShort, match="too few for 1 windows of 1088"):
+    with pytest.raises(TextTooShort, match="too few for one window of 1088"):
         plan_decode(request(text=text))
     small = request(text=text, context=128)
     with pytest.raises(TextTooShort, match="too few for 2 windows of 193"):
