@@ -17,6 +17,7 @@ from attnbench.errors import UsageError
 from attnbench.ledger import Ledger
 from attnbench.protocol.checks import ID
 from attnbench.protocol.history import runs_of
+from attnbench.protocol.imported_rule import imported_of
 from attnbench.protocol.reading import Source, read_file
 from attnbench.protocol.registration import register as promise
 from attnbench.protocol.registration import versions_of
@@ -74,13 +75,18 @@ def show_protocol(
 @app.command()
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Protocol files.")],
+    path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Say in words what a file will measure and what decides, or all that is wrong with it.
 
+    A file that names an imported claim is compared with that claim's rule in the ledger.
     Example: `attnbench protocol check protocols/dcr/DCR-18-order-effect.toml`.
     """
     sources = [read_file(file) for file in files]
+    records = records_of(Ledger(path))
+    for source in sources:
+        imported_of(records, source.file)
     if as_json:
         _print_json([views.source_json(source) for source in sources])
         return

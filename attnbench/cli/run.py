@@ -180,7 +180,7 @@ def _as_json(done: Concluded) -> dict[str, object]:
         "protocol": done.source.file.id,
         "run": done.run,
         "record": done.claim_record,
-        **claim_body(done.source, done.judgement),
+        **claim_body(done.source, done.judgement, done.decides),
         "text": done.text,
         "promise": msgspec.to_builtins(done.promise),
         "timing": done.timing,

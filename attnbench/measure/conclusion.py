@@ -23,7 +23,8 @@ class Concluded:
     """What a protocol's run came to.
 
     `sessions` counts those of this run, `of_protocol` all that were ever opened for the protocol,
-    in whatever version. `failed` holds why memory or quality is missing.
+    in whatever version. `failed` holds why memory or quality is missing, `decides` the import of
+    the claim that was decided.
     """
 
     source: Source
@@ -39,6 +40,7 @@ class Concluded:
     alone: Mapping[Cell, tuple[PilotArm, ...]] = field(default_factory=dict)
     order_effect: CalibrationResult | None = None
     failed: tuple[AttnbenchError, ...] = ()
+    decides: Record | None = None
 
 
 def run_to_go_on(records: Sequence[Record], promise: Promise) -> str:
@@ -78,11 +80,12 @@ def unfinished_runs(records: Sequence[Record], promise: Promise) -> list[str]:
     return [run for run in begun_runs(records, promise) if run not in ended]
 
 
-def claim_body(source: Source, judgement: Judgement) -> dict[str, Json]:
-    """What a claim record says of the claim: a function of the file and the judgement alone."""
+def claim_body(source: Source, judgement: Judgement, imported: Record | None) -> dict[str, Json]:
+    """What a claim record says of the claim: a function of the file, the judgement and the import
+    that is decided alone. The statement is the import's, where there is one."""
     file, decisive, verdict = source.file, judgement.decisive, judgement.verdict
     return {
-        "claim": file.claim.statement,
+        "claim": file.claim.statement if imported is None else imported.body["claim"],
         "key": file.claim.key or file.id,
         "quantity": file.claim.quantity.value,
         "bound": {"value": file.claim.bound, "direction": file.claim.direction.value},

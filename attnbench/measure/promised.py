@@ -198,7 +198,7 @@ class PromisedRun:
         claim = self._ledger.append(
             Kind.CLAIM,
             {
-                **claim_body(self._source, judgement),
+                **claim_body(self._source, judgement, self._decides),
                 "protocol": self._promise.registration or None,
                 "rule_record": self._decides.id if self._decides else None,
                 "run": self.name,
@@ -224,6 +224,7 @@ class PromisedRun:
             alone=alone or {},
             order_effect=order_effect,
             failed=tuple(self._failed),
+            decides=self._decides,
         )
 
     def _is_of_protocol(self, record: Record) -> bool:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Json
 from attnbench.ledger.canonical import canonical_bytes
 from attnbench.protocol.claim import Claim, Direction, Reach
+from attnbench.protocol.decided import Decided
 
 Text = Annotated[str, Meta(min_length=1)]
 HINT = "docs/claims.md says what each key means."
@@ -49,7 +50,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     `statistic` says which figure of the measurements is held against the bound, with its interval;
     `ours` what in the rule the source does not give; `void_when` what would make the evidence worth
-    nothing.
+    nothing. `decided` says what decides for machines, where attnbench can measure it.
     """
 
     measures: Text
@@ -65,6 +66,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     gpu: str = ""
     model: str = ""
     keeps_quality: bool = False
+    decided: Decided | UnsetType = UNSET
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -199,6 +201,10 @@ def _senseless(file: ClaimFile, entry: Entry) -> Iterator[str]:
         yield f"a claim of reach {rule.reach.value} names neither GPU nor model"
     if entry.kind is Kind.ARITHMETIC and rule.reach not in (Reach.DEFINITION, Reach.UNIVERSAL):
         yield "what is computed has no place: its reach is 'definition' or 'universal'"
+    if rule.decided is not UNSET:
+        if entry.kind is not Kind.MEASURED:
+            yield "`decided` goes with kind 'measured', and only with it"
+        yield from rule.decided.problems()
 
 
 def _which(said: str, table: dict[str, object]) -> str:

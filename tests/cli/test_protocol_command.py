@@ -12,7 +12,9 @@ import pytest
 from attnbench.errors import WorkerFailed
 from attnbench.ledger import Kind, Ledger, verify
 from attnbench.measure import promised
+from attnbench.protocol.claim_log import import_claims
 from tests.measure.test_promised import FAST, QUICK, Killed, Workers
+from tests.protocol.claims import CLAIMS
 from tests.protocol.texts import SPEED, changed
 
 TEXT = changed(SPEED, QUICK)
@@ -220,3 +222,24 @@ def test_what_is_not_there_is_a_usage_error(attnbench, place, arguments, said):
     done = attnbench(*arguments)
     assert (done.code, done.out) == (2, "")
     assert said in done.err
+
+
+BYTES_FOR_A_TIME = changed(
+    TEXT,
+    ("[claim]", '[claim]\nkey = "DCR-08"\nquantity = "kv-bytes"'),
+    ('direction = "at-least"\nbound = 1.4', 'direction = "about"\nbound = 1.0\ntolerance = 0.05'),
+    ('reach = "this-model"', 'reach = "universal"'),
+)
+
+
+@pytest.mark.parametrize("command", ["check", "register"])
+def test_an_imported_claim_cannot_be_decided_by_another_quantity(attnbench, place, command):
+    place.file.write_text(BYTES_FOR_A_TIME)
+    unknown = attnbench("protocol", command, str(place.file))
+    assert (unknown.code, "no import stands" in unknown.err) == (2, True)
+    import_claims(place.ledger, [CLAIMS["DCR-08"]])
+    refused = attnbench("protocol", command, str(place.file))
+    assert refused.code == 2
+    for said in ("quantity is 'speed-up' there", "arm is 'sdpa'", "context of cell 1 is 32000"):
+        assert said in refused.err
+    assert place.kinds() == [Kind.CLAIM]

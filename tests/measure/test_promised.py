@@ -27,6 +27,7 @@ from attnbench.quality.levels import Level
 from attnbench.report.claim_text import claim_lines
 from tests.measure.fake_workers import FakeWorkers, NoteTaker
 from tests.measure.planned import plan
+from tests.protocol.claims import import_claim
 from tests.protocol.texts import ORDER, SPEED, source_of
 
 QUICK = ("[publish]", '[schedule]\npreset = "quick"\nsessions = 3\n[publish]')
@@ -210,49 +211,94 @@ def test_an_exploratory_run_says_so_in_every_record_and_stays_it_when_promised_l
     assert (run.exploratory, run.timing) == (True, Timing.RETROSPECTIVE)
 
 
-def test_an_imported_claim_of_that_key_is_cited(bench):
-    keyed = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
-    register(bench.ledger, keyed)
+KEYED = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
+
+
+def test_an_imported_claim_of_that_key_is_cited_and_its_statement_is_the_one_that_is_shown(bench):
     imported, other = (import_claim(bench.ledger, key) for key in ("DCR-18", "DCR-17"))
-    bench.run(source=keyed)
+    register(bench.ledger, KEYED)
+    bench.run(source=KEYED)
     *_, claim = bench.records(Kind.CLAIM)
     assert imported.id in claim.cites
     assert other.id not in claim.cites
     assert (claim.body["key"], claim.body["rule_record"]) == ("DCR-18", imported.id)
+    assert claim.body["claim"] == imported.body["claim"] != KEYED.file.claim.statement
     standing = standings(bench.records())["DCR-18"]
     assert (standing.outcome, standing.said_by.id) == (Outcome.SUPPORTED, claim.id)
 
 
 def test_an_exploratory_run_decides_no_imported_claim(bench):
-    keyed = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
     imported = import_claim(bench.ledger, "DCR-18", bound=1.3)
-    bench.run(source=keyed, exploratory=True)
+    bench.run(source=KEYED, exploratory=True)
     standing = standings(bench.records())["DCR-18"]
     assert (standing.outcome, standing.said_by.id) == (Outcome.INCONCLUSIVE, imported.id)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"bound": 1.3}, {"direction": "at-most"}, {"reach": "universal"}, {"gpu": "NVIDIA H100"}],
+    ("rule", "decided", "said"),
+    [
+        ({"bound": 1.3}, {}, "bound is 1.3 there and 1.4 here"),
+        ({"direction": "at-most"}, {}, "direction"),
+        ({"reach": "universal"}, {}, "reach"),
+        ({"gpu": "NVIDIA H100"}, {}, "gpu of cell 1 is 'NVIDIA H100' there and '' here"),
+        ({"model": "preset:llama-3.2-1b"}, {}, "model of cell 1"),
+        ({}, {"quantity": "kv-bytes"}, "quantity is 'kv-bytes' there and 'speed-up' here"),
+        ({}, {"arms": ["sdpa"]}, "arm is 'sdpa' there and 'int8_kv' here"),
+        ({}, {"arms": ["int8_kv,bits=4"]}, "arm is"),
+        ({}, {"baseline": "sdpa"}, "baseline is 'sdpa' there and 'strongest' here"),
+        ({}, {"models": ["preset:a", "b"]}, "model of cell 1 is preset:a or b there"),
+        ({}, {"context": 32000}, "context of cell 1 is 32000 there and 1024 here"),
+        ({}, {"batch": 4}, "batch of cell 1"),
+        ({}, {"dtype": "bfloat16"}, "dtype of cell 1"),
+        ({}, {"device": "cuda"}, "device of cell 1"),
+        ({}, {"scope": "attention"}, "scope of cell 1"),
+        ({}, {"mode": "graph"}, "mode of cell 1"),
+        ({}, {"sessions": 8}, "at least 8 sessions there and"),
+        ({}, {"level": 0.99}, "a level of at least 0.99 there and 0.95 here"),
+    ],
 )
-def test_an_imported_claim_is_decided_by_its_own_rule_or_not_at_all(bench, change):
-    keyed = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
-    register(bench.ledger, keyed)
-    import_claim(bench.ledger, "DCR-18", **change)
-    with pytest.raises(UsageError, match="by another rule than its import"):
-        bench.run(source=keyed)
-    with pytest.raises(UsageError, match="by another rule than its import"):
-        register(bench.ledger, source_of(keyed.text, ("bound = 1.4", "bound = 1.45")))
+def test_an_imported_claim_is_decided_by_its_own_rule_or_not_at_all(bench, rule, decided, said):
+    import_claim(bench.ledger, "DCR-18")
+    register(bench.ledger, KEYED)
+    import_claim(bench.ledger, "DCR-18", decided=decided, **rule)
+    for refused in (
+        lambda: bench.run(source=KEYED),
+        lambda: register(bench.ledger, source_of(KEYED.text, ("sessions = 3", "sessions = 4"))),
+    ):
+        with pytest.raises(UsageError, match="by another rule than its import") as error:
+            refused()
+        assert said in error.value.message
     assert bench.records(Kind.SESSION) == []
 
 
-def import_claim(ledger: Ledger, key: str, **changes):
-    """An import as `attnbench claims import` records it, as far as standings read it."""
-    rule = {"direction": "at-least", "bound": 1.4, "tolerance": 0.0, "reach": "this-model"}
-    rule |= {"keeps_quality": False, "gpu": "", "model": "", **changes}
-    verdict = {"claim": "INCONCLUSIVE", "claim_reason": "not-measured", "next_step": ""}
-    body = {"key": key, "provenance": "imported, not measured", "rule": rule, "version": "1"}
-    return ledger.append(Kind.CLAIM, body | {"verdict": verdict})
+@pytest.mark.parametrize(
+    ("decided", "said"),
+    [(None, "cannot measure yet"), ({"quantity": "step-time", "baseline": ""}, "is about a step")],
+)
+def test_what_no_protocol_measures_no_protocol_decides(bench, decided, said):
+    import_claim(bench.ledger, "DCR-18", decided=decided)
+    with pytest.raises(UsageError, match=said):
+        register(bench.ledger, KEYED)
+
+
+def test_a_claim_without_an_import_is_decided_by_no_protocol(bench):
+    with pytest.raises(UsageError, match="no import stands"):
+        register(bench.ledger, KEYED)
+
+
+def test_bands_and_levels_of_its_own_decide_no_imported_claim(bench):
+    import_claim(bench.ledger, "DCR-18", keeps_quality=True)
+    looser = source_of(
+        KEYED.text,
+        ('reach = "this-model"', 'reach = "this-model"\nkeeps_quality = true'),
+        (
+            "[control]",
+            "[decision]\naa_level = 0.999\n\n[gates.logit-kl]\npass_to = 0.06\n\n[control]",
+        ),
+    )
+    with pytest.raises(UsageError, match="default bands") as error:
+        register(bench.ledger, looser)
+    assert "aa_level of at most 0.99" in error.value.message
 
 
 # Before and after the first line; at the pilot; in the middle of a session; between two; before

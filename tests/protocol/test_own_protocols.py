@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.protocol.claim_file import read_claims
+from attnbench.ledger import Ledger
+from attnbench.protocol.claim_log import import_claims
+from attnbench.protocol.imported_rule import imported_of
 from attnbench.protocol.reading import is_protocol, read, read_file
+from tests.protocol.claims import CLAIMS
 
 ROOT = Path(__file__).parents[2]
 FILES = [path for path in sorted((ROOT / "protocols").rglob("*.toml")) if is_protocol(path)]
@@ -22,17 +25,14 @@ def test_there_are_protocols():
     assert FILES
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_protocol_about_an_imported_claim_has_its_rule(path):
-    file = read_file(path).file
-    if not file.claim.key:
-        return
-    claims = {claim.key: claim for claim in read_claims(ROOT / "protocols" / "claims")}
-    rule = claims[file.claim.key].entry.rule
-    assert (rule.direction, rule.bound, rule.tolerance, rule.reach) == (
-        file.claim.direction, file.claim.bound, file.claim.tolerance, file.claim.reach,
-    )  # fmt: skip
-    assert claims[file.claim.key].entry.statement == file.claim.statement
+def test_a_protocol_about_an_imported_claim_has_its_rule_and_its_words(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    import_claims(ledger, list(CLAIMS.values()))
+    keyed = [source for path in FILES if (source := read_file(path)).file.claim.key]
+    assert keyed
+    for source in keyed:
+        imported = imported_of(ledger.records(), source.file)
+        assert imported.body["claim"] == source.file.claim.statement
 
 
 def test_the_example_of_the_documentation_is_one():

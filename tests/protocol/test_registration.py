@@ -7,6 +7,7 @@ import pytest
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger, Reason, retract
 from attnbench.protocol.registration import promise_of, register, registered_source, versions_of
+from tests.protocol.claims import import_claim
 from tests.protocol.texts import SPEED, source_of
 
 FIRST = source_of()
@@ -60,6 +61,7 @@ def test_a_changed_file_is_a_new_version_that_names_its_parent(ledger):
 
 
 def test_another_protocol_has_versions_of_its_own_and_is_named_by_its_key(ledger):
+    import_claim(ledger, "DCR-18")
     register(ledger, FIRST)
     other = register(ledger, OTHER).record.body
     assert (other["version"], other["parent"], other["claim"]) == (1, None, "DCR-18")
