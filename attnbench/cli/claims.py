@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +15,12 @@ from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
 from attnbench.cli.tabular import show
 from attnbench.errors import UsageError
 from attnbench.ledger import Ledger, Record
-from attnbench.protocol.adjudication import WITHOUT_A_MACHINE, adjudicate
+from attnbench.protocol.adjudication import (
+    WITHOUT_A_MACHINE,
+    Adjudicated,
+    adjudicate,
+    refuse_measured,
+)
 from attnbench.protocol.claim import Outcome
 from attnbench.protocol.claim_file import ImportedClaim, Kind, read_claims
 from attnbench.protocol.claim_log import import_claims, standings
@@ -108,33 +114,52 @@ def import_into_ledger(
 def adjudicate_claims(
     keys: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY]...", help="Claims; bare: all that need no machine."),
+        typer.Argument(metavar="[KEY]...", help="Claims; bare: all that can be judged now."),
     ] = None,
     folder: ClaimsFolder = FOLDER,
     path: LedgerPath = DEFAULT,
     as_json: AsJson = False,
 ) -> None:
-    """Compute again what arithmetic decides, judge it by the imported rule, and record that.
+    """Judge by the imported rule what arithmetic or the ledger's results decide, and record that.
 
-    Claims about a source's own code or log become UNTESTABLE. What the ledger holds already is not
-    recorded again. Leaves with 10 where a claim is falsified, 11 where one stays open, else 0.
+    A claim whose rule is about a figure of recorded results is judged by every live result that it
+    is about; that is retrospective, and the record says so. Claims about a source's own code or log
+    become UNTESTABLE. What the ledger holds already is not recorded again. Leaves with 10 where a
+    claim is falsified, 11 where one stays open, else 0.
 
-    Examples: `attnbench claims adjudicate`, `attnbench claims adjudicate CY-12 FP-03`.
+    Examples: `attnbench claims adjudicate`, `attnbench claims adjudicate CY-12 FP-03`,
+    `attnbench claims adjudicate PR-01`.
     """
     claims = read_claims(folder)
-    chosen = (
-        list(dict.fromkeys(_named(key, claims) for key in keys))
-        if keys
-        else [claim for claim in claims if claim.entry.kind in WITHOUT_A_MACHINE]
-    )
+    chosen = list(dict.fromkeys(_named(key, claims) for key in keys)) if keys else list(claims)
     if not path.exists():
         raise UsageError(f"there is no ledger at {path}", hint="Run `attnbench claims import`.")
-    judged = adjudicate(Ledger(path), chosen)
+    judged = _judged(Ledger(path), chosen, all_of_them=bool(keys))
     if as_json:
         _print_json([views.adjudicated_json(each) for each in judged])
     else:
         show(views.adjudicated_grid(judged))
     raise typer.Exit(claims_exit(each.verdict.outcome for each in judged))
+
+
+def _judged(
+    ledger: Ledger, claims: Sequence[ImportedClaim], *, all_of_them: bool
+) -> list[Adjudicated]:
+    """What needs no new measurement, in the claims' order; without `all_of_them` the rest is left
+    out, else it raises UsageError before anything is recorded."""
+    from attnbench.measure.by_results import adjudicate_by_results, is_decided_by_results
+
+    by_results = [claim for claim in claims if is_decided_by_results(claim)]
+    others = [claim for claim in claims if claim not in by_results]
+    if all_of_them:
+        for claim in others:
+            refuse_measured(claim)
+    reasoned = [claim for claim in others if claim.entry.kind in WITHOUT_A_MACHINE]
+    judged = [
+        *adjudicate_by_results(ledger, by_results, all_of_them=all_of_them),
+        *adjudicate(ledger, reasoned),
+    ]
+    return sorted(judged, key=lambda each: claims.index(each.claim))
 
 
 def _records(path: Path) -> list[Record]:

@@ -175,6 +175,9 @@ def _decision(record: Record) -> str:
     observed = record.body.get("observed", {})
     unit = f" {observed['unit']}" if "unit" in observed else ""
     note = f"; {observed['note']}" if "note" in observed else ""
+    if results := observed.get("results"):
+        left_out = f", {len(observed['left_out'])} left out" if observed["left_out"] else ""
+        note += f" ({len(results)} results{left_out})"
     reason = verdict.get("claim_reason", "")
     return f"{verdict['claim']} ({reason})  {seen_words(observed)}{unit}{note}"
 

@@ -27,20 +27,23 @@ def recomputed_json(found: Recomputed) -> dict[str, Any]:
         "source": {"tool": TOOL, "commit": source_commit()},
         "exit_code": int(found.exit_code),
         "outcomes": {str(it): count for it, count in _counts(found).items()},
-        "results": [
-            {**asdict(it), "made_by_this_source": it.is_own, "open": it.is_open}
-            for it in found.results
-        ],
+        "results": [_json(it) for it in found.results],
+        "claims": [_json(it) for it in found.claims],
     }
+
+
+def _json(it: Rechecked) -> dict[str, Any]:
+    return {**asdict(it), "made_by_this_source": it.is_own, "open": it.is_open}
 
 
 def recomputed_text(found: Recomputed) -> str:
     """How many are the same, each that is not with what it says now, and what else changed."""
     counts = _counts(found)
     here = f"attnbench {TOOL} ({source_commit()})"
-    lines = [f"{len(found.results)} results built again from their samples by {here}:"]
+    claims = f"{len(found.claims)} claims from what they cite"
+    lines = [f"{len(found.results)} results built again from their samples, {claims}, by {here}:"]
     lines += [f"{counts[it]:>7}  {SAID[it]}" for it in Outcome if counts[it]]
-    for result in found.results:
+    for result in found.all:
         if result.outcome in (Outcome.DIFFERS, Outcome.UNREADABLE):
             lines += _details(result)
     lines += _members(found, Outcome.ROUNDING, "Rounding")
@@ -49,7 +52,7 @@ def recomputed_text(found: Recomputed) -> str:
 
 
 def _counts(found: Recomputed) -> Counter[Outcome]:
-    return Counter(result.outcome for result in found.results)
+    return Counter(result.outcome for result in found.all)
 
 
 def _details(result: Rechecked) -> Iterator[str]:
@@ -71,7 +74,7 @@ def _source(result: Rechecked) -> str:
 
 
 def _members(found: Recomputed, outcome: Outcome, title: str) -> Iterator[str]:
-    differences = [each for it in found.results for each in it.differences]
+    differences = [each for it in found.all for each in it.differences]
     shown = [each for each in differences if each.outcome is outcome]
     if not shown:
         return

@@ -24,9 +24,9 @@ def refs_of(body: Mapping[str, object]) -> tuple[str, ...]:
 
 def put(folder: Path, data: bytes) -> str:
     """Store bytes durably and return their reference, `sha256:<hex>`; storing twice is no harm."""
-    ref = _ref(data)
+    ref = ref_of(data)
     path = _path(folder, ref)
-    if not path.exists() or _ref(path.read_bytes()) != ref:
+    if not path.exists() or ref_of(path.read_bytes()) != ref:
         write_file(path, data)
     return ref
 
@@ -38,7 +38,7 @@ def get(folder: Path, ref: str) -> bytes:
         raise BadBlob(f"{ref} is not in {folder}", hint=_where_to_find(folder))
     with explained(path, "read"):
         data = path.read_bytes()
-    if _ref(data) != ref:
+    if ref_of(data) != ref:
         raise BadBlob(
             f"{path} was changed: its bytes no longer have the hash in its name",
             hint="Restore it from a copy or from git.",
@@ -55,7 +55,8 @@ def _where_to_find(folder: Path) -> str:
     )
 
 
-def _ref(data: bytes) -> str:
+def ref_of(data: bytes) -> str:
+    """How a record names these bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 

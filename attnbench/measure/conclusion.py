@@ -13,7 +13,7 @@ from attnbench.ledger.promises import is_opening
 from attnbench.measure.chosen import PilotArm
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell
-from attnbench.protocol.judgement import Judgement
+from attnbench.protocol.judgement import Judgement, published
 from attnbench.protocol.reading import Source
 from attnbench.protocol.result import ArmResult, Promise
 
@@ -110,3 +110,9 @@ def claim_body(source: Source, judgement: Judgement, imported: Record | None) ->
             for each in judgement.cells
         ],
     }
+
+
+def text_of(source: Source, judgement: Judgement, promise: Promise) -> str:
+    """What the file says that is to be published now."""
+    text = published(source.file, judgement.verdict)
+    return f"Exploratory, promised by nobody beforehand. {text}" if promise.exploratory else text

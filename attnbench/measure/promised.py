@@ -23,7 +23,7 @@ from attnbench.ledger import (
 )
 from attnbench.measure.calibrating import Calibrator
 from attnbench.measure.chosen import PilotArm, pilot_alone
-from attnbench.measure.conclusion import Concluded, claim_body
+from attnbench.measure.conclusion import Concluded, claim_body, text_of
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.estimate import in_words, minutes
 from attnbench.measure.layout import cell_of
@@ -38,7 +38,7 @@ from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell
 from attnbench.protocol.document import Quantity
 from attnbench.protocol.imported_rule import imported_of
-from attnbench.protocol.judgement import Judgement, Seen, judge, order_seen, published, seen_in
+from attnbench.protocol.judgement import Judgement, Seen, judge, order_seen, seen_in
 from attnbench.protocol.reading import Source
 from attnbench.protocol.result import ArmResult, Promise
 
@@ -192,9 +192,7 @@ class PromisedRun:
         records = self._records()
         of_run = account(records, lambda record: record.body.get("run") == self.name)
         of_protocol = account(records, self._is_of_protocol)
-        text = published(self._file, judgement.verdict)
-        if self._promise.exploratory:
-            text = f"Exploratory, promised by nobody beforehand. {text}"
+        text = text_of(self._source, judgement, self._promise)
         claim = self._ledger.append(
             Kind.CLAIM,
             {

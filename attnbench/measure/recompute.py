@@ -1,4 +1,5 @@
-"""Every result of a ledger once more, from its raw samples, and what of it is not as recorded.
+"""Every result of a ledger once more, from its raw samples, and every verdict on a claim from what
+it cites; and what of it is not as recorded.
 
 Nothing is measured and nothing recorded. Of a result of arms all members are built again; of a
 calibration its findings. What a comparison of the two says of a record:
@@ -35,6 +36,7 @@ from attnbench.ledger.record import Envelope
 from attnbench.ledger.source import TOOL, source_commit
 from attnbench.ledger.survey import Survey, survey
 from attnbench.measure.appraised import rejudged
+from attnbench.measure.claims_again import ClaimsAgain
 from attnbench.measure.injected import full_layers, injected_by
 from attnbench.measure.recorded import RecordedRun, Unreadable, place_of, sent_by
 from attnbench.measure.tasks import PilotResult, QualityResult, SessionResult
@@ -102,20 +104,25 @@ class Rechecked:
 
 @dataclass(frozen=True)
 class Recomputed:
-    """All results of a ledger, oldest first."""
+    """All results of a ledger and all its verdicts on claims, each oldest first."""
 
     results: tuple[Rechecked, ...]
+    claims: tuple[Rechecked, ...] = ()
+
+    @property
+    def all(self) -> tuple[Rechecked, ...]:
+        return (*self.results, *self.claims)
 
     @property
     def exit_code(self) -> Exit:
         """Broken where a record contradicts its own samples, inconclusive where one may."""
-        if any(it.is_open and it.is_own for it in self.results):
+        if any(it.is_open and it.is_own for it in self.all):
             return Exit.LEDGER_BROKEN
-        return Exit.INCONCLUSIVE if any(it.is_open for it in self.results) else Exit.DONE
+        return Exit.INCONCLUSIVE if any(it.is_open for it in self.all) else Exit.DONE
 
 
 def recompute(ledger: Ledger) -> Recomputed:
-    """Build every result again, those of one run at a time.
+    """Build every result again, those of one run at a time, then every verdict on a claim.
 
     Raises what reading the ledger raises, and BadBlob.
     """
@@ -133,18 +140,23 @@ def recompute(ledger: Ledger) -> Recomputed:
             _rechecked(record, rebuilt, why, _settled_by(record, state, corrections))
             for record in results
         )
-    return Recomputed(tuple(sorted(checked, key=lambda each: each.seq)))
+    again = ClaimsAgain(ledger, walk, promised).rebuilt(_of_kind(walk, Kind.CLAIM))
+    claims = tuple(
+        _compared(record, _claim(record), body, why, _settled_by(record, state, corrections))
+        for record, body, why in again
+    )
+    return Recomputed(tuple(sorted(checked, key=lambda each: each.seq)), claims)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A look for results and registrations."""
+    """A look for results, claims and registrations."""
 
     def __call__(self, _text: bytes, about: Envelope) -> Kind | None:
         return _WANTED.get(about.kind)
 
 
-_WANTED = {kind.value.encode(): kind for kind in (Kind.RESULT, Kind.REGISTRATION)}
+_WANTED = {kind.value.encode(): kind for kind in (Kind.RESULT, Kind.CLAIM, Kind.REGISTRATION)}
 
 
 def _of_kind(walk: Survey[Kind], kind: Kind) -> list[int]:
@@ -277,12 +289,27 @@ def _rechecked(
     body = rebuilt.get(_key(record.body))
     if not why and body is None:
         why = "its samples give no result for it"
+    what = f"run {record.body.get('run')}, {_key(record.body)[0]}"
+    return _compared(record, what, body, why, settled_by)
+
+
+def _claim(record: Record) -> str:
+    return f"claim {record.body.get('key')}"
+
+
+def _compared(
+    record: Record,
+    what: str,
+    body: Mapping[str, Any] | None,
+    why: str,
+    settled_by: tuple[str, ...],
+) -> Rechecked:
     found = () if body is None else tuple(differences(record.body, body))
     outcomes = [Outcome.UNREADABLE] if why else [each.outcome for each in found]
     return Rechecked(
         id=record.id,
         seq=record.seq,
-        what=f"run {record.body.get('run')}, {_key(record.body)[0]}",
+        what=what,
         tool=record.tool,
         commit=record.commit,
         outcome=max(outcomes, key=list(Outcome).index, default=Outcome.SAME),

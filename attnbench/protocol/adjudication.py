@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Json, Kind, Ledger, Record
+from attnbench.ledger.blobs import ref_of
 from attnbench.protocol.claim import (
     NEXT_STEP,
     ClaimReason,
@@ -22,7 +23,7 @@ from attnbench.protocol.claim import (
 )
 from attnbench.protocol.claim_file import ImportedClaim
 from attnbench.protocol.claim_file import Kind as ClaimKind
-from attnbench.protocol.claim_log import Standing, require_imported, standings
+from attnbench.protocol.claim_log import Standing, imported_claim, require_imported, standings
 from attnbench.protocol.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -51,13 +52,28 @@ def adjudicate(ledger: Ledger, claims: Sequence[ImportedClaim]) -> list[Adjudica
     so_far = standings(ledger.records())
     for claim in claims:
         require_imported(claim, so_far.get(claim.key))
-        if claim.entry.kind not in WITHOUT_A_MACHINE:
-            raise UsageError(
-                f"{claim.key} is of kind {claim.entry.kind.value!r}: arithmetic does not decide it",
-                hint=f"Its test: {claim.entry.test}. `attnbench claims show {claim.key}` "
-                "has the rule.",
-            )
+        refuse_measured(claim)
     return [_adjudicate(ledger, claim, so_far[claim.key]) for claim in claims]
+
+
+def refuse_measured(claim: ImportedClaim) -> None:
+    """Raise UsageError for a claim that neither arithmetic nor a reason decides."""
+    if claim.entry.kind not in WITHOUT_A_MACHINE:
+        raise UsageError(
+            f"{claim.key} is of kind {claim.entry.kind.value!r}: arithmetic does not decide it",
+            hint=f"Its test: {claim.entry.test}. `attnbench claims show {claim.key}` has the rule.",
+        )
+
+
+def adjudicated_again(imported: Record) -> dict[str, Json]:
+    """The body of the verdict that today's source gives by a recorded rule; nothing is recorded.
+
+    Raises UsageError for a rule that no arithmetic decides.
+    """
+    claim = imported_claim(imported)
+    refuse_measured(claim)
+    _, body, _ = _judged(claim, imported)
+    return body
 
 
 def recomputation(claim: ImportedClaim) -> Callable[..., Observed]:
@@ -86,17 +102,23 @@ def judge(claim: ImportedClaim, seen: Observed) -> ClaimVerdict:
 
 def _adjudicate(ledger: Ledger, claim: ImportedClaim, so_far: Standing) -> Adjudicated:
     rule = so_far.imported
-    if claim.entry.kind is ClaimKind.SOURCE_CODE:
-        verdict = _out_of_reach(claim)
-        body = _body(claim, rule, verdict, {})
-    else:
-        seen = recomputation(claim)()
-        verdict = judge(claim, seen)
-        evidence = {"evidence": ledger.put_blob(seen.data)} if seen.data else {}
-        body = _body(claim, rule, verdict, {"observed": seen.body(), **evidence})
+    verdict, body, data = _judged(claim, rule)
+    if data:
+        ledger.put_blob(data)
     same = next((known for known in so_far.decisions if dict(known.body) == body), None)
     record = same or ledger.append(Kind.CLAIM, body, cites=(rule.id,))
     return Adjudicated(claim, verdict, record, is_new=same is None)
+
+
+def _judged(claim: ImportedClaim, rule: Record) -> tuple[ClaimVerdict, dict[str, Json], bytes]:
+    """The verdict, what a record says of it, and the data that lie beside it."""
+    if claim.entry.kind is ClaimKind.SOURCE_CODE:
+        verdict = _out_of_reach(claim)
+        return verdict, _body(claim, rule, verdict, {}), b""
+    seen = recomputation(claim)()
+    verdict = judge(claim, seen)
+    evidence: dict[str, Json] = {"evidence": ref_of(seen.data)} if seen.data else {}
+    return verdict, _body(claim, rule, verdict, {"observed": seen.body(), **evidence}), seen.data
 
 
 def _out_of_reach(claim: ImportedClaim) -> ClaimVerdict:

@@ -7,6 +7,7 @@ what was decided by the old one says nothing of it.
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import msgspec
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Json, Kind, Ledger, Record, State, Status, fold
+from attnbench.ledger.canonical import canonical_bytes
 from attnbench.protocol.claim import NEXT_STEP, ClaimReason, Outcome
 from attnbench.protocol.claim_file import ImportedClaim
 
@@ -104,6 +106,38 @@ def import_body(claim: ImportedClaim, parent: Record | None) -> dict[str, Json]:
         },
     }
     return {**body, "untestable": entry.untestable} if entry.untestable else body
+
+
+def imported_claim(record: Record) -> ImportedClaim:
+    """The claim that an import recorded; raises UsageError where its form is another one."""
+    try:
+        return msgspec.convert(_content(record.body), ImportedClaim)
+    except (KeyError, msgspec.ValidationError) as error:
+        raise UsageError(f"the import {record.id[:12]} has another form: {error}") from None
+
+
+def imported_again(record: Record) -> dict[str, Json]:
+    """The body that an import has by its own content: the version follows from it, and it decides
+    nothing. Raises UsageError where its form is another one."""
+    body = import_body(imported_claim(record), parent=None)
+    version = hashlib.sha256(canonical_bytes(_content(record.body))).hexdigest()
+    return {
+        **body,
+        "rule": record.body["rule"],
+        "version": version,
+        "parent": record.body["parent"],
+    }
+
+
+def _content(body: Mapping[str, Json]) -> dict[str, Json]:
+    """All that a claim's file said of it, as it was then."""
+    of_entry = (
+        "key", "source_figure", "rederived", "source_status", "test", "kind", "rule",
+    )  # fmt: skip
+    entry = {name: body[name] for name in of_entry}
+    entry |= {"statement": body["claim"], "untestable": body.get("untestable", "")}
+    shared = {name: body[name] for name in ("system", "source", "provenance")}
+    return {**shared, "entry": entry}
 
 
 def require_imported(claim: ImportedClaim, standing: Standing | None) -> Standing:

@@ -33,8 +33,13 @@ def imported_of(records: Iterable[Record], file: ProtocolFile) -> Record | None:
             "rule is recorded before anything is judged by it",
             hint="Run `attnbench claims import` first, or leave claim.key out.",
         )
-    imported = standing.imported
-    rule = imported.body["rule"]
+    require_its_rule(standing.imported, file)
+    return standing.imported
+
+
+def require_its_rule(imported: Record, file: ProtocolFile) -> None:
+    """Raise UsageError where a file would decide an imported claim by anything but its rule."""
+    key, rule = str(imported.body["key"]), imported.body["rule"]
     differences = list(_differences(rule, _decided(file, key, rule), file))
     if differences:
         raise UsageError(
@@ -42,7 +47,6 @@ def imported_of(records: Iterable[Record], file: ProtocolFile) -> Record | None:
             f"({imported.id[:12]}): {'; '.join(differences)}",
             hint=HINT,
         )
-    return imported
 
 
 def decided_of(rule: Mapping[str, Any]) -> Decided | None:

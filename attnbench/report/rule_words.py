@@ -5,10 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+from msgspec import UNSET
+
 from attnbench.protocol.claim_file import Rule
+from attnbench.protocol.decided import Decided
 from attnbench.report.words import ABSENT
 
 NOT_MEASURED = "not measured"
+NOT_YET = "nothing that attnbench measures yet"
 
 
 def bound_words(rule: Rule) -> str:
@@ -38,8 +43,18 @@ def rule_words(rule: Rule) -> dict[str, str]:
         "ours": rule.ours,
         "quality": "has to pass every gate" if rule.keeps_quality else "",
         "void when": rule.void_when,
+        "decided by": decided_words(rule.decided) if rule.decided is not UNSET else NOT_YET,
     }
     return {name: words for name, words in parts.items() if words}
+
+
+def decided_words(decided: Decided) -> str:
+    """What decides a claim, as a machine compares it."""
+    said = {name: value for name, value in msgspec.to_builtins(decided).items() if value}
+    return ", ".join(
+        f"{name} {' or '.join(value) if isinstance(value, list) else value}"
+        for name, value in said.items()
+    )
 
 
 def seen_words(observed: object) -> str:

@@ -26,7 +26,8 @@ def test_every_result_of_this_repository_cites_the_sessions_it_comes_from_and_it
         assert set(result.cites) <= closed | promise
 
 
-def test_no_result_of_this_repository_says_other_than_its_samples_unless_the_ledger_says_why():
-    found = recompute(Ledger(OWN)).results
-    assert len(found) > 100
-    assert [it for it in found if it.is_open] == []
+def test_no_result_or_claim_here_says_other_than_what_it_rests_on_unless_the_ledger_says_why():
+    found = recompute(Ledger(OWN))
+    assert len(found.results) > 100
+    assert len(found.claims) > 100
+    assert [it for it in found.all if it.is_open] == []
