@@ -246,6 +246,51 @@ def reinstate(
     _say_standing(ledger, book.reinstate(ledger, record_id, note, evidence), as_json)
 
 
+@app.command()
+def correct(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its start.")],
+    member: Annotated[
+        str, typer.Option(help="Required: which value, as in verdict.claim.", show_default=False)
+    ] = "",
+    value: Annotated[
+        str, typer.Option(help="Required: what it should be, as JSON.", show_default=False)
+    ] = "",
+    reason: Annotated[
+        str, typer.Option(help="Required: what was wrong, in a sentence.", show_default=False)
+    ] = "",
+    evidence: Evidence = "",
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a member of a record should be: the record stays as it is, the correction beside it.
+
+    A correction changes no verdict; retract what must not count.
+
+    Example: `attnbench ledger correct 5402fb34 --member findings.harness_share --value 0.389
+    --reason "untimed steps are no time of the harness"`.
+    """
+    said = book.correct(book.Ledger(path), record_id, member, value, reason, evidence)
+    _say(asdict(said), views.remark_text(said), as_json)
+
+
+@app.command()
+def concern(
+    record_id: Annotated[str, typer.Argument(metavar="ID", help="A record's id, or its start.")],
+    note: Annotated[
+        str, typer.Option(help="Required: what is doubted, in a sentence.", show_default=False)
+    ] = "",
+    evidence: Evidence = "",
+    path: LedgerPath = DEFAULT,
+    as_json: AsJson = False,
+) -> None:
+    """Say what is doubted about a record: it stays and counts, the doubt beside it.
+
+    Example: `attnbench ledger concern 5402fb34 --note "its kernel was not the fastest"`.
+    """
+    said = book.concern(book.Ledger(path), record_id, note, evidence)
+    _say(asdict(said), views.remark_text(said), as_json)
+
+
 def _say_standing(ledger: book.Ledger, said: book.Record, as_json: bool) -> None:
     """Print a retraction or a reinstatement, and how many records derive from its target."""
     walk, records = matching(ledger.path, said.id)

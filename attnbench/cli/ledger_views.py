@@ -95,6 +95,15 @@ def standing_text(said: Record, heirs: int) -> str:
     return f"{target} is reinstated by {id}; records that derive from it: {heirs}"
 
 
+def remark_text(said: Record) -> str:
+    """What a correction or a concern says."""
+    target, id = said.body["target"][:SHORT_ID], said.id[:SHORT_ID]
+    if said.kind is Kind.CONCERN:
+        return f"{target} stays, with the concern {id} beside it"
+    changed = f"{said.body['member']} {said.body['was']} should be {said.body['value']}"
+    return f"{target} stays, with the correction {id} beside it: {changed}"
+
+
 def report_json(report: Report) -> dict[str, Any]:
     """A check as JSON."""
     return {

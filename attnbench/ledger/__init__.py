@@ -8,6 +8,7 @@ from attnbench.ledger.gating import Gate, gate
 from attnbench.ledger.merging import Merged, merge
 from attnbench.ledger.promises import Account, Timing, account, timing_of
 from attnbench.ledger.record import Kind, Record
+from attnbench.ledger.remarking import concern, correct
 from attnbench.ledger.repairing import Repair, plan_repair, repair
 from attnbench.ledger.retraction import Reason, reinstate, retract
 from attnbench.ledger.verification import (
@@ -36,6 +37,8 @@ __all__ = [
     "Status",
     "Timing",
     "account",
+    "concern",
+    "correct",
     "diff",
     "fold",
     "gate",

@@ -60,10 +60,14 @@ class Concern(msgspec.Struct):
 
 
 class Correction(msgspec.Struct):
-    """What of a record is wrong, beside which it stays."""
+    """What of a record is wrong, beside which it stays: a member, what it was and should say."""
 
     target: str
     note: str
+    member: str | UnsetType = UNSET
+    was: bool | int | float | str | UnsetType | None = UNSET
+    value: bool | int | float | str | UnsetType | None = UNSET
+    evidence: str | UnsetType = UNSET
 
 
 class MergedFrom(msgspec.Struct):

@@ -286,3 +286,19 @@ def test_without_a_path_the_ledger_is_the_one_in_the_folder_ledger(
     monkeypatch.chdir(tmp_path)
     Ledger(tmp_path / "ledger" / "ledger.jsonl").append(Kind.CLAIM, {"note": "here"})
     assert len(listed(attnbench("ledger", "log", "--json"))) == 1
+
+
+def test_correct_and_concern_stand_beside_the_record_and_show_says_them(attnbench, ledger):
+    result = next(r for r in ledger.records() if r.kind is Kind.RESULT)
+    wrong = ["--member", "ratio.estimate", "--value", "1.5", "--reason", "a typo"]
+    corrected = attnbench("ledger", "correct", result.id[:12], *wrong)
+    assert corrected.code == 0
+    assert "ratio.estimate 1.2 should be 1.5" in corrected.out
+    doubted = attnbench("ledger", "concern", result.id, "--note", "it was hot", "--json")
+    assert json.loads(doubted.out)["body"] == {"target": result.id, "concern": "it was hot"}
+    out = attnbench("ledger", "show", result.id).out
+    assert "correction" in out
+    assert "concern" in out
+    assert attnbench("ledger", "concern", result.id).code == 2
+    assert attnbench("ledger", "correct", result.id, "--member", "x", "--value", "1").code == 2
+    assert verify(ledger.path).is_sound

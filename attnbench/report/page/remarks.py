@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from attnbench.ledger import Kind, Record
@@ -61,7 +61,7 @@ def _remark(record: Record, reading: Reading) -> Remark:
     return Remark(
         record=record,
         reason=str(body.get("reason") or ""),
-        said=tuple(str(body[name]) for name in SAID if body.get(name)),
+        said=tuple(_said(body)),
         tried=str(body.get("tried") or ""),
         evidence=evidence,
         evidence_record=reading.find(evidence),
@@ -70,3 +70,9 @@ def _remark(record: Record, reading: Reading) -> Remark:
         target_is=in_few_words(target) or f"{target_id[:SHORT]}, not in this ledger",
         tainted=reading.tainted.get(target_id, ()) if record.kind is Kind.RETRACTION else (),
     )
+
+
+def _said(body: Mapping[str, object]) -> Iterator[str]:
+    if "member" in body:
+        yield f"{body['member']}: {body.get('was')} → {body.get('value')}"
+    yield from (str(body[name]) for name in SAID if body.get(name))
