@@ -12,7 +12,7 @@ from typing import Any
 from attnbench.cli.tabular import Grid, plain_lines
 from attnbench.ledger import Record
 from attnbench.protocol.explain import explained
-from attnbench.protocol.history import RunOf, runs_of
+from attnbench.protocol.history import RunOf, counting_run, runs_of
 from attnbench.protocol.reading import BadProtocol, Source
 from attnbench.protocol.registration import Registered, registrations, versions_of
 
@@ -151,9 +151,12 @@ def _of_ledger(records: Sequence[Record], id: str) -> dict[str, Any]:
 
 
 def _so_far(records: Sequence[Record], id: str) -> dict[str, Any]:
-    runs = runs_of(records, id)
-    said = [f"{run.verdict}{' (exploratory)' * run.exploratory}" for run in runs if run.verdict]
-    return {"runs": len(runs), "verdict": said[-1] if said else ""}
+    runs, counts = runs_of(records, id), counting_run(records, id)
+    if counts is not None:
+        verdict = f"{counts.verdict}{' (exploratory)' * counts.exploratory}"
+    else:  # none that stands
+        verdict = next((run.verdict for run in reversed(runs) if run.verdict), "")
+    return {"runs": len(runs), "verdict": verdict}
 
 
 def _standing(source: Source, versions: Sequence[Record]) -> str:

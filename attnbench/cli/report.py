@@ -138,6 +138,10 @@ def _as_text(contents: Contents, written: list[Path]) -> Iterator[str]:
             f"{len(reading.chosen.runs)} of {reading.chosen.of} runs are shown; "
             "--run, --since and --last choose others."
         )
+    if contents.statements:
+        number = len(contents.statements)
+        what = "1 statement has" if number == 1 else f"{number} statements have"
+        yield f"{what} no rule and count nowhere."
     if reading.unread:
         number = len(reading.unread)
         results = "1 result" if number == 1 else f"{number} results"
@@ -173,6 +177,9 @@ def _as_json(contents: Contents, written: list[Path]) -> dict[str, Any]:
                 "record": claim.counting.id,
             }
             for claim in contents.claims
+        ],
+        "statements_without_a_rule": [
+            {"claim": each.statement, "record": each.counting.id} for each in contents.statements
         ],
         "cells": len(contents.cells),
         "results": len(reading.arms),

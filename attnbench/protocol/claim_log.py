@@ -52,10 +52,10 @@ class Imported:
     known: int
 
 
-def standings(records: Iterable[Record]) -> dict[str, Standing]:
-    """How each imported claim stands, by key."""
+def standings(records: Iterable[Record], state: State | None = None) -> dict[str, Standing]:
+    """How each imported claim stands, by key; `state` is the fold of the records, if it is had."""
     known = list(records)
-    state = fold(known)
+    state = state or fold(known)
     return {
         key: _standing(imported, decided)
         for key, (imported, decided) in _by_key(known, state).items()
@@ -153,15 +153,39 @@ def require_imported(claim: ImportedClaim, standing: Standing | None) -> Standin
     return standing
 
 
+def counting(verdicts: Sequence[Record]) -> Record:
+    """Of the verdicts on one claim, oldest first, the one that counts.
+
+    A falsification counts before support, and either before what decides nothing; of several the
+    latest. What nobody promised beforehand counts only where there is nothing else. Only those that
+    stand are to be given, where any does.
+    """
+    promised = [record for record in verdicts if not is_exploratory(record)]
+    return min(reversed(promised or verdicts), key=_rank)
+
+
+def is_exploratory(record: Record) -> bool:
+    """Whether a verdict is of a run that was not promised."""
+    promise = record.body.get("promise")
+    return isinstance(promise, Mapping) and bool(promise.get("exploratory"))
+
+
+def has_rule(record: Record) -> bool:
+    """Whether a claim record is, or was decided by, a rule that was recorded: an import or a
+    registered protocol. What is not, is a statement of somebody's own."""
+    return any(record.body.get(name) for name in ("rule", "rule_record", "protocol"))
+
+
+def _rank(record: Record) -> int:
+    verdict = record.body.get("verdict")
+    said = verdict.get("claim") if isinstance(verdict, Mapping) else None
+    ranks = {Outcome.FALSIFIED.value: 0, Outcome.SUPPORTED.value: 1}
+    return ranks.get(str(said), 2)
+
+
 def outcome_of(record: Record) -> Outcome:
     """The verdict that a claim record holds."""
     return Outcome(record.body["verdict"]["claim"])
-
-
-def that_counts(records: Sequence[Record]) -> Record:
-    """Of live records about one claim, oldest first, the one whose verdict counts."""
-    ranks = {Outcome.FALSIFIED.value: 0, Outcome.SUPPORTED.value: 1}
-    return min(reversed(records), key=lambda record: ranks.get(_said(record), 2))
 
 
 def is_import(record: Record) -> bool:
@@ -209,4 +233,4 @@ def _is_by(record: Record, imported: Record) -> bool:
 
 
 def _standing(imported: Record, decided: Sequence[Record]) -> Standing:
-    return Standing(imported, that_counts([imported, *decided]), tuple(decided))
+    return Standing(imported, counting([imported, *decided]), tuple(decided))

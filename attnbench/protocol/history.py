@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from attnbench.ledger import Account, Kind, Record, Status, Timing, account, fold
 from attnbench.ledger.promises import is_opening, timing
+from attnbench.protocol.claim_log import counting
 from attnbench.protocol.registration import registrations
 
 
@@ -45,6 +46,21 @@ def runs_of(records: Sequence[Record], id: str) -> list[RunOf]:
         )
         for run, opened in openings.items()
     ]
+
+
+def counting_run(records: Sequence[Record], id: str) -> RunOf | None:
+    """The run whose verdict counts for a protocol, by the rule of `claim_log.counting`: of live
+    verdicts, so that an exploratory one never hides a promised one. None without a live verdict."""
+    runs = {run.run: run for run in runs_of(records, id)}
+    statuses = fold(records).statuses
+    verdicts = [
+        record
+        for record in records
+        if record.kind is Kind.CLAIM
+        and record.body.get("run") in runs
+        and statuses[record.id] is Status.LIVE
+    ]
+    return runs[str(counting(verdicts).body["run"])] if verdicts else None
 
 
 def _account(records: Sequence[Record], run: str) -> Account:

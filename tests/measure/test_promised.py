@@ -9,6 +9,7 @@ from threading import Lock
 import msgspec
 import pytest
 
+from attnbench.cli.protocol_views import listed
 from attnbench.errors import AttnbenchError, Unsupported, UsageError, WorkerFailed
 from attnbench.ledger import Kind, Ledger, Reason, Status, Timing, fold, retract, verify
 from attnbench.measure import promised, promised_plan
@@ -19,7 +20,7 @@ from attnbench.measure.promised_plan import plans_of, request_of
 from attnbench.models.sources import inspect
 from attnbench.protocol.claim import ClaimReason, Outcome
 from attnbench.protocol.claim_log import standings
-from attnbench.protocol.history import runs_of
+from attnbench.protocol.history import counting_run, runs_of
 from attnbench.protocol.reading import Source
 from attnbench.protocol.registration import promise_of, register
 from attnbench.protocol.result import Promise
@@ -209,6 +210,29 @@ def test_an_exploratory_run_says_so_in_every_record_and_stays_it_when_promised_l
     register(bench.ledger, SOURCE)
     (run,) = runs_of(bench.records(), "faster")
     assert (run.exploratory, run.timing) == (True, Timing.RETROSPECTIVE)
+
+
+def test_an_exploratory_verdict_never_hides_a_promised_one(promised_bench):
+    slow = Workers({"sink_window,window=64,impl=torch": 800.0, "zero_cost": 400.0})
+    promised_bench.run()
+    promised_bench.run(slow, exploratory=True)
+    first, second = runs_of(promised_bench.records(), "faster")
+    assert (first.verdict, second.verdict) == ("SUPPORTED", "FALSIFIED")
+    assert counting_run(promised_bench.records(), "faster") == first
+    (row,) = listed(promised_bench.records(), [])
+    assert row["verdict"] == "SUPPORTED"
+    promised_bench.run(slow)
+    promised_bench.run()
+    (row,) = listed(promised_bench.records(), [])
+    assert row["verdict"] == "FALSIFIED"  # until it is retracted
+
+
+def test_where_nothing_was_promised_the_exploratory_verdict_is_shown_as_one(bench):
+    assert counting_run([], "faster") is None
+    bench.run(exploratory=True)
+    register(bench.ledger, SOURCE)
+    (row,) = listed(bench.records(), [])
+    assert row["verdict"] == "SUPPORTED (exploratory)"
 
 
 KEYED = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))

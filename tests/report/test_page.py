@@ -222,7 +222,8 @@ def test_a_claim_that_was_taken_back_neither_counts_nor_asks_for_anything(tmp_pa
     ledger = ledgers.ledger_at(tmp_path / "ledger.jsonl")
     decided = {"claim": "SUPPORTED", "claim_reason": "bound-held", "next_step": "cite it"}
     for _ in range(2):
-        record = ledger.append(Kind.CLAIM, ledgers.claim("DCR-18", decided))
+        body = ledgers.claim("DCR-18", decided, protocol="ab" * 32)
+        record = ledger.append(Kind.CLAIM, body)
         retract(ledger, record.id, Reason.MEASUREMENT_ERROR, "it throttled")
     row = next(row for row in Seen(of(ledger)).rows if row.split()[:1] == ["DCR-18"])
     assert "taken back" in row

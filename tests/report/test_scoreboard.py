@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from attnbench.ledger import Kind, Ledger, Reason, retract
-from attnbench.protocol.claim_log import import_body, standings
+from attnbench.protocol.adjudication import adjudicate
+from attnbench.protocol.claim_log import import_body, import_claims, standings
 from attnbench.report.page.claims import Claim, columns, counts, scoreboard
+from attnbench.report.page.html import Contents
 from attnbench.report.page.reading import Reading
+from tests.protocol.claims import CLAIMS
 from tests.report import ledgers
 from tests.report.ledgers import claim, claim_of, ledger_at
 
@@ -23,7 +27,7 @@ def says(outcome: str) -> dict[str, str]:
     return {"claim": outcome, "claim_reason": "bound-missed", "next_step": "withdraw it"}
 
 
-def test_of_equal_verdicts_the_newest_record_of_a_key_counts(ledger):
+def test_of_equal_verdicts_the_newest_counts(ledger):
     imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
     ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")), cites=[imported.id])
     newest = ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")), cites=[imported.id])
@@ -35,6 +39,39 @@ def test_of_equal_verdicts_the_newest_record_of_a_key_counts(ledger):
     )
     assert found.counting == newest
     assert len(found.records) == 3
+
+
+def test_a_falsification_counts_whatever_comes_after_it_as_claims_list_has_it(ledger):
+    import_claims(ledger, [CLAIMS["CY-12"]])
+    adjudicate(ledger, [CLAIMS["CY-12"]])
+    rule = standings(ledger.records())["CY-12"].imported
+    later = {"key": "CY-12", "rule_record": rule.id, "verdict": says("SUPPORTED")}
+    ledger.append(Kind.CLAIM, {"claim": "in other words", **later}, cites=[rule.id])
+    [found] = scores(ledger)
+    assert found.standing == standings(ledger.records())["CY-12"].outcome == "FALSIFIED"
+    assert found.statement == CLAIMS["CY-12"].entry.statement
+    assert found.rule["holds if"] == "at least 226 tokens"
+
+
+def test_a_new_version_of_a_rule_begins_anew_here_too(ledger):
+    import_claims(ledger, [CLAIMS["CY-12"]])
+    adjudicate(ledger, [CLAIMS["CY-12"]])
+    entry = CLAIMS["CY-12"].entry
+    rule = msgspec.structs.replace(entry.rule, bound=100)
+    changed = msgspec.structs.replace(
+        CLAIMS["CY-12"], entry=msgspec.structs.replace(entry, rule=rule)
+    )
+    import_claims(ledger, [changed])
+    assert [each.standing for each in scores(ledger)] == ["INCONCLUSIVE"]
+
+
+def test_a_statement_without_a_rule_is_told_apart(ledger):
+    ledger.append(Kind.CLAIM, {"claim": "every cheat is caught", "verdict": says("SUPPORTED")})
+    ledger.append(Kind.CLAIM, {"claim": "it is fast", "protocol": "ab" * 32, "key": "fast"})
+    assert [(each.key, each.has_rule) for each in scores(ledger)] == [("fast", True), ("", False)]
+    contents = Contents(Reading.of(ledger))
+    assert [each.key for each in contents.claims] == ["fast"]
+    assert [each.statement for each in contents.statements] == ["every cheat is caught"]
 
 
 def test_a_verdict_that_was_taken_back_gives_way_to_the_one_before_it(ledger):

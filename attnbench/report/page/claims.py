@@ -1,8 +1,7 @@
 """The scoreboard: every claim once, as it was imported, with the verdict that counts today.
 
 Records of one claim share `body.key`, or one cites the other, or (without a key) they say the same
-in the same words. Which of them counts is said where claims are kept (`claim_log.standings`). Of a
-claim that nobody imported, it is said by the same order of verdicts.
+in the same words. Which of them counts, `claim_log` says, as it does for `attnbench claims list`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,14 @@ import msgspec
 from attnbench.ledger import Kind, Record, Status
 from attnbench.protocol.claim import Outcome
 from attnbench.protocol.claim_file import Rule
-from attnbench.protocol.claim_log import Standing, is_import, standings, that_counts
+from attnbench.protocol.claim_log import (
+    Standing,
+    counting,
+    has_rule,
+    is_exploratory,
+    is_import,
+    standings,
+)
 from attnbench.report.page.reading import Reading
 from attnbench.report.rule_words import bound_words, direction_words, rule_words, seen_words
 from attnbench.report.words import ABSENT
@@ -42,7 +48,8 @@ class Quality:
 class Claim:
     """What is claimed, what became of it, and the records that say so, oldest first.
 
-    `counting` is the record whose verdict counts; where all were taken back, the newest of them.
+    `counting` is the record whose verdict counts; where all were taken back, one of them. Without
+    a rule it is a statement of somebody's own, and counts in no score.
     What nobody promised beforehand counts nowhere: where there is nothing else, that is said.
     `figure` is the source's, `rederived` what was computed of it before there was a rule; `rule`
     is in words, by what it fixes.
@@ -65,6 +72,7 @@ class Claim:
     counting: Record
     records: Sequence[Record]
     qualities: Sequence[Quality]
+    has_rule: bool
 
     @property
     def is_taken_back(self) -> bool:
@@ -79,7 +87,7 @@ class Claim:
 
 def scoreboard(reading: Reading) -> tuple[Claim, ...]:
     """All claims, those with a key in its order, then the others as they were made."""
-    stand = standings(reading.records)
+    stand = standings(reading.records, reading.state)
     claims = [_claim(group, reading, stand) for group in _groups(reading.of_kind(Kind.CLAIM))]
     return tuple(sorted(claims, key=lambda claim: (not claim.key, _natural(claim.key))))
 
@@ -125,14 +133,13 @@ def _name(record: Record, name_of: Mapping[str, str]) -> str:
 
 
 def _claim(records: Sequence[Record], reading: Reading, stand: Mapping[str, Standing]) -> Claim:
-    live = [r for r in records if reading.status(r) is Status.LIVE]
-    promised = [record for record in live if not _is_exploratory(record)]
     key = _first(records, "key")
+    live = [r for r in records if reading.status(r) is Status.LIVE]
     standing = stand.get(key)
-    counting = standing.said_by if standing else _that_counts(promised or live) or records[-1]
+    counts = standing.said_by if standing else counting(live or records)
     imported = standing.imported if standing else _last_import(records)
-    said_first = imported or counting
-    verdict = _verdict(counting)
+    said_first = imported or counts
+    verdict = _verdict(counts)
     said = str(verdict.get("claim") or NO_VERDICT)
     rule = _rule(said_first)
     return Claim(
@@ -144,20 +151,17 @@ def _claim(records: Sequence[Record], reading: Reading, stand: Mapping[str, Stan
         rederived=_text(said_first, "rederived"),
         provenance=_text(said_first, "provenance"),
         rule=_rule_words(said_first, rule),
-        bound=bound_words(rule) if rule else _bound_of_a_protocol(counting),
-        observed=_observed(counting),
-        note=_text_of(counting.body.get("observed"), "note"),
-        standing=said if promised else EXPLORATORY if live else TAKEN_BACK,
+        bound=bound_words(rule) if rule else _bound_of_a_protocol(counts),
+        observed=_observed(counts),
+        note=_text_of(counts.body.get("observed"), "note"),
+        standing=EXPLORATORY if live and is_exploratory(counts) else said if live else TAKEN_BACK,
         reason=str(verdict.get("claim_reason") or ""),
         next_step=str(verdict.get("next_step") or "") if live else "",
-        counting=counting,
+        counting=counts,
         records=records,
-        qualities=tuple(_qualities(counting, reading)),
+        qualities=tuple(_qualities(counts, reading)),
+        has_rule=any(map(has_rule, records)),
     )
-
-
-def _that_counts(live: Sequence[Record]) -> Record | None:
-    return that_counts(live) if live else None
 
 
 def _last_import(records: Sequence[Record]) -> Record | None:
@@ -207,11 +211,6 @@ def _qualities(record: Record, reading: Reading) -> Iterator[Quality]:
     for arm in filter(None, map(reading.arm, record.cites)):
         if arm.is_under_test:
             yield Quality(arm.result.method, arm.result.verdict.quality, arm.record)
-
-
-def _is_exploratory(record: Record) -> bool:
-    promise = record.body.get("promise")
-    return isinstance(promise, Mapping) and bool(promise.get("exploratory"))
 
 
 def _verdict(record: Record) -> Mapping[str, object]:

@@ -78,8 +78,18 @@ class Contents:
     reading: Reading
 
     @cached_property
-    def claims(self) -> tuple[claims.Claim, ...]:
+    def all_claims(self) -> tuple[claims.Claim, ...]:
         return claims.scoreboard(self.reading)
+
+    @cached_property
+    def statements(self) -> tuple[claims.Claim, ...]:
+        """Those that have none."""
+        return tuple(claim for claim in self.all_claims if not claim.has_rule)
+
+    @cached_property
+    def claims(self) -> tuple[claims.Claim, ...]:
+        """Those that have a rule: only they are counted."""
+        return tuple(claim for claim in self.all_claims if claim.has_rule)
 
     @cached_property
     def cells(self) -> tuple[CellRuns, ...]:

@@ -66,8 +66,7 @@ def scoreboard_table(claims: Sequence[Claim]) -> Table:
         title="Claims and what became of them",
         columns=CLAIM_COLUMNS,
         rows=[_claim_row(claim) for claim in claims],
-        note="of the records of a claim that count a falsification goes before support, and "
-        "support before what decides nothing",
+        note="of live records by the rule that counts, a falsification counts before support",
         shares=CLAIM_SHARES,
     )
 
