@@ -15,12 +15,13 @@ from attnbench.cli.tabular import Grid
 from attnbench.ledger import Record
 from attnbench.protocol.adjudication import Adjudicated
 from attnbench.protocol.claim import Outcome
-from attnbench.protocol.claim_file import ImportedClaim
+from attnbench.protocol.claim_file import Entry, ImportedClaim, Kind
 from attnbench.protocol.claim_log import Imported, Standing
 from attnbench.report.rule_words import bound_words, rule_words, seen_words
 
 SHORT_ID = 12
 WIDTH = 100
+NOT_YET = "nothing that attnbench measures yet"
 MARGIN = 16
 STYLES = {
     "SUPPORTED": "green",
@@ -116,7 +117,7 @@ def text(row: Row) -> str:
             "untestable": entry.untestable,
         }
     )
-    lines += ["", "rule", *_named(rule_words(entry.rule))]
+    lines += ["", "rule", *_named(_rule_words(entry))]
     if row.standing:
         lines += ["", "records", f"  {_short(row.standing.imported)}  imported"]
         lines += [f"  {_short(record)}  {_decision(record)}" for record in row.standing.decisions]
@@ -185,6 +186,13 @@ def _decision(record: Record) -> str:
 def _decision_json(record: Record) -> dict[str, Any]:
     kept = ("observed", "evidence", "verdict")
     return {"id": record.id, **{name: record.body[name] for name in kept if name in record.body}}
+
+
+def _rule_words(entry: Entry) -> dict[str, str]:
+    """All that the rule fixes; of a measured claim that nothing can decide, that too."""
+    words = rule_words(entry.rule)
+    undecided = entry.kind is Kind.MEASURED and "decided by" not in words
+    return {**words, "decided by": NOT_YET} if undecided else words
 
 
 def _named(values: dict[str, str]) -> list[str]:

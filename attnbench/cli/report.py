@@ -140,8 +140,8 @@ def _as_text(contents: Contents, written: list[Path]) -> Iterator[str]:
         )
     if contents.statements:
         number = len(contents.statements)
-        what = "1 statement has" if number == 1 else f"{number} statements have"
-        yield f"{what} no rule and count nowhere."
+        statements = "1 statement" if number == 1 else f"{number} statements"
+        yield f"{statements} without a rule, counted nowhere."
     if reading.unread:
         number = len(reading.unread)
         results = "1 result" if number == 1 else f"{number} results"

@@ -13,7 +13,6 @@ from attnbench.protocol.decided import Decided
 from attnbench.report.words import ABSENT
 
 NOT_MEASURED = "not measured"
-NOT_YET = "nothing that attnbench measures yet"
 
 
 def bound_words(rule: Rule) -> str:
@@ -43,7 +42,7 @@ def rule_words(rule: Rule) -> dict[str, str]:
         "ours": rule.ours,
         "quality": "has to pass every gate" if rule.keeps_quality else "",
         "void when": rule.void_when,
-        "decided by": decided_words(rule.decided) if rule.decided is not UNSET else NOT_YET,
+        "decided by": decided_words(rule.decided) if rule.decided is not UNSET else "",
     }
     return {name: words for name, words in parts.items() if words}
 
@@ -52,7 +51,7 @@ def decided_words(decided: Decided) -> str:
     """What decides a claim, as a machine compares it."""
     said = {name: value for name, value in msgspec.to_builtins(decided).items() if value}
     return ", ".join(
-        f"{name} {' or '.join(value) if isinstance(value, list) else value}"
+        f"{name} {' or '.join(value) if isinstance(value, list | tuple) else value}"
         for name, value in said.items()
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from attnbench.ledger import Kind, Ledger
+from attnbench.ledger import Kind, Ledger, merge
 from attnbench.protocol.claim_log import import_claims
 from tests.protocol.claims import CLAIMS, FOLDER
 
@@ -135,3 +135,19 @@ def test_a_folder_without_claims_is_refused(attnbench, tmp_path):
     outcome = attnbench("claims", "list", "--claims", str(tmp_path))
     assert outcome.code == 2
     assert "holds no file of claims" in outcome.err
+
+
+def test_a_claim_about_recorded_results_is_judged_by_them_and_says_so(claims, ledger):
+    assert "no live result of this ledger decides PR-01" in claims("adjudicate", "PR-01").err
+    own = Path(__file__).parents[2] / "ledger"
+    assert merge(ledger, own / "ledger.jsonl").added > 100
+    claims("import")
+    outcome = claims("adjudicate", "PR-01", "CY-04")
+    assert outcome.code == 10
+    (time, _) = outcome.out.splitlines()[1:]
+    assert time.startswith("PR-01  FALSIFIED (bound-missed)  about 1.48 ms within 5 %")
+    shown = claims("show", "PR-01").out
+    assert "retrospective: by results that were in the ledger before it was decided" in shown
+    assert "quantity step-time, arms sdpa, context 32768" in shown
+    assert "nothing that attnbench measures yet" in claims("show", "DCR-01").out
+    assert "decided by" not in claims("show", "CY-04").out

@@ -104,3 +104,15 @@ def test_work_grows_with_the_context_where_it_is_long():
     assert seen.low == pytest.approx(1, abs=1e-3)
     assert verdict("AE-12", seen) == MISSED
     assert verdict("AE-12", aether.growth_of_work(tokens=4096)) == HELD  # the kept ones dominate
+
+
+@pytest.mark.parametrize(
+    ("tokens", "exponent", "said"),
+    [(2**15, 0.15, HELD), (2**17, 0.42, HELD), (2**20, 0.85, HELD), (1_670_016, 0.9, MISSED)],
+)
+def test_the_context_decides_whether_work_grows_sublinearly_as_the_documentation_says(
+    tokens, exponent, said
+):
+    seen = aether.growth_of_work(tokens=tokens)
+    assert seen.low == pytest.approx(exponent, abs=0.005)
+    assert verdict("AE-12", seen) == said
