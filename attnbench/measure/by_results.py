@@ -23,11 +23,12 @@ from attnbench.measure.recorded import RecordedRun, Unreadable, place_of
 from attnbench.protocol.adjudication import Adjudicated
 from attnbench.protocol.blocks import session_blocks
 from attnbench.protocol.cell import Role, SessionSamples
-from attnbench.protocol.claim import Claim, ClaimVerdict, Observation, Outcome, claim_verdict
+from attnbench.protocol.claim import Claim, ClaimVerdict, Observation, claim_verdict
 from attnbench.protocol.claim_file import ImportedClaim, Rule
 from attnbench.protocol.claim_log import Standing, require_imported, standings
 from attnbench.protocol.comparison import Comparison, ratio_interval
 from attnbench.protocol.decided import BY_RESULTS, STRONGEST, Decided, Measure, same_method
+from attnbench.protocol.judgement import AGAINST_ALL
 from attnbench.protocol.recomputed.observed import rounded
 from attnbench.protocol.registration import registrations
 from attnbench.protocol.result import Interval, read_ms
@@ -36,10 +37,6 @@ from attnbench.stats.student import mean_interval
 
 BASIS = "recorded-results"  # of such a verdict, in its record
 NOTE = "retrospective: by results that were in the ledger before it was decided"
-# Of the results' verdicts, what decides: one against it, else one that is open, else support.
-AGAINST_ALL = (
-    Outcome.FALSIFIED, Outcome.UNTESTABLE, Outcome.VOID, Outcome.INCONCLUSIVE, Outcome.SUPPORTED,
-)  # fmt: skip
 
 
 class NothingCounts(UsageError):

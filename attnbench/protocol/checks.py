@@ -10,8 +10,8 @@ from attnbench.errors import UsageError
 from attnbench.protocol.bands import DEFAULT_BANDS, Gate
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.claim import Direction, Reach
+from attnbench.protocol.decided import STRONGEST
 from attnbench.protocol.document import (
-    STRONGEST,
     CellPart,
     ClaimPart,
     ControlPart,

@@ -228,8 +228,8 @@ def _said(record: Record) -> str:
 
 
 def _is_by(record: Record, imported: Record) -> bool:
-    """Whether a decision is by this rule; one that names no rule is by the one before it."""
-    return bool(record.body.get("rule_record", imported.id) == imported.id)
+    """Whether a decision is by this rule: it names it and cites it."""
+    return record.body.get("rule_record") == imported.id and imported.id in record.cites
 
 
 def _standing(imported: Record, decided: Sequence[Record]) -> Standing:

@@ -18,11 +18,11 @@ from msgspec import UNSET, Meta, UnsetType
 from attnbench.protocol.bands import DEFAULT_BANDS, Bands, GateBands
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.claim import Claim, Direction, Reach
+from attnbench.protocol.decided import STRONGEST
 from attnbench.protocol.presets import Protocol, preset
 
 Text = Annotated[str, Meta(min_length=1)]
 Count = Annotated[int, Meta(ge=1)]
-STRONGEST = "strongest"
 
 
 class Quantity(StrEnum):

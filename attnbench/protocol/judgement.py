@@ -29,7 +29,7 @@ from attnbench.protocol.order_effect import BLOCKS, SEQUENTIAL
 from attnbench.protocol.result import ArmResult, Interval
 from attnbench.protocol.verdict import Verdict
 
-# Of several cells that all have to hold, the first of these that there is.
+# Of several cells or results that all have to hold, the first of these that there is.
 AGAINST_ALL = (
     Outcome.FALSIFIED,
     Outcome.VOID,

@@ -40,9 +40,11 @@ def stand(ledger, key):
     return standings(ledger.records())[key]
 
 
-def decided(ledger, key, outcome, **more):
+def decided(ledger, imported, outcome, **more):
     verdict = {"claim": outcome.value, "claim_reason": "bound-held", "next_step": ""}
-    return ledger.append(Kind.CLAIM, {"claim": "it", "key": key, "verdict": verdict, **more})
+    body = {"claim": "it", "key": imported.body["key"], "verdict": verdict}
+    named = {"rule_record": imported.id}
+    return ledger.append(Kind.CLAIM, body | named | more, cites=[imported.id])
 
 
 def test_an_import_holds_the_statement_and_the_rule_and_decides_nothing(ledger):
@@ -91,7 +93,7 @@ def test_a_late_decision_by_an_older_rule_says_nothing_of_the_new_one(ledger):
     claim = CLAIMS["CY-12"]
     (first,) = import_claims(ledger, [claim]).added
     import_claims(ledger, [with_bound(claim, 100)])
-    decided(ledger, "CY-12", Outcome.SUPPORTED, rule_record=first.id)
+    decided(ledger, first, Outcome.SUPPORTED)
     assert stand(ledger, "CY-12").outcome is Outcome.INCONCLUSIVE
 
 
@@ -176,21 +178,30 @@ def test_nothing_is_judged_by_a_rule_that_is_not_in_the_ledger(ledger):
 
 
 def test_a_falsification_counts_before_support_until_it_is_taken_back(ledger):
-    import_claims(ledger, [CLAIMS["AE-13"]])
-    falsified = decided(ledger, "AE-13", Outcome.FALSIFIED)
-    supported = decided(ledger, "AE-13", Outcome.SUPPORTED)
-    decided(ledger, "AE-13", Outcome.UNTESTABLE)
+    (imported,) = import_claims(ledger, [CLAIMS["AE-13"]]).added
+    falsified = decided(ledger, imported, Outcome.FALSIFIED)
+    supported = decided(ledger, imported, Outcome.SUPPORTED)
+    decided(ledger, imported, Outcome.UNTESTABLE)
     assert stand(ledger, "AE-13").said_by.id == falsified.id
     retract(ledger, falsified.id, Reason.WRONG_BASELINE, "SDPA ran in math")
     assert stand(ledger, "AE-13").said_by.id == supported.id
     assert len(stand(ledger, "AE-13").decisions) == 2
 
 
-def test_a_decision_of_another_command_counts_by_its_key_alone(ledger):
-    import_claims(ledger, [CLAIMS["DCR-18"]])
-    record = decided(ledger, "DCR-18", Outcome.FALSIFIED)
+def test_a_decision_of_another_command_counts_if_it_names_and_cites_the_rule(ledger):
+    (imported,) = import_claims(ledger, [CLAIMS["DCR-18"]]).added
+    record = decided(ledger, imported, Outcome.FALSIFIED)
     ledger.append(Kind.CLAIM, {"claim": "no verdict", "key": "DCR-18"})
     assert stand(ledger, "DCR-18").said_by.id == record.id
+
+
+def test_a_verdict_that_has_the_key_alone_or_cites_no_rule_counts_nowhere(ledger):
+    (imported,) = import_claims(ledger, [CLAIMS["DCR-18"]]).added
+    held = {"claim": "it", "key": "DCR-18", "verdict": {"claim": "SUPPORTED"}}
+    ledger.append(Kind.CLAIM, held)
+    ledger.append(Kind.CLAIM, held | {"rule_record": imported.id})
+    assert stand(ledger, "DCR-18").outcome is Outcome.INCONCLUSIVE
+    assert stand(ledger, "DCR-18").decisions == ()
 
 
 def test_a_retracted_import_takes_its_verdicts_along_and_comes_back_only_changed(ledger):
