@@ -25,7 +25,7 @@ from attnbench.protocol.blocks import session_blocks
 from attnbench.protocol.cell import Role, SessionSamples
 from attnbench.protocol.claim import Claim, ClaimVerdict, Observation, claim_verdict
 from attnbench.protocol.claim_file import ImportedClaim, Rule
-from attnbench.protocol.claim_log import Standing, require_imported, standings
+from attnbench.protocol.claim_log import BY_RECORDED_RESULTS, Standing, require_imported, standings
 from attnbench.protocol.comparison import Comparison, ratio_interval
 from attnbench.protocol.decided import BY_RESULTS, STRONGEST, Decided, Measure, same_method
 from attnbench.protocol.judgement import AGAINST_ALL
@@ -35,7 +35,6 @@ from attnbench.protocol.result import Interval, read_ms
 from attnbench.protocol.verdict import Verdict
 from attnbench.stats.student import mean_interval
 
-BASIS = "recorded-results"  # of such a verdict, in its record
 NOTE = "retrospective: by results that were in the ledger before it was decided"
 
 
@@ -207,7 +206,7 @@ def _weighed(
         "key": imported.body["key"],
         "system": imported.body["system"],
         "rule_record": imported.id,
-        "basis": BASIS,
+        "basis": BY_RECORDED_RESULTS,
         "observed": {
             "low": rounded(min(i.low for intervals in seen for i in intervals)),
             "high": rounded(max(i.high for intervals in seen for i in intervals)),

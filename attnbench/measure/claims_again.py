@@ -15,13 +15,13 @@ import msgspec
 from attnbench.errors import AttnbenchError
 from attnbench.ledger import Json, Kind, Ledger, Record
 from attnbench.ledger.survey import Survey
-from attnbench.measure.by_results import BASIS, Shelf, weigh
+from attnbench.measure.by_results import Shelf, weigh
 from attnbench.measure.conclusion import claim_body, text_of
 from attnbench.measure.recorded import Unreadable
 from attnbench.protocol.adjudication import adjudicated_again
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell, Role
-from attnbench.protocol.claim_log import imported_again, is_import
+from attnbench.protocol.claim_log import BY_RECORDED_RESULTS, imported_again, is_import
 from attnbench.protocol.decided import same_method
 from attnbench.protocol.document import ProtocolFile, Quantity
 from attnbench.protocol.imported_rule import require_its_rule
@@ -67,7 +67,7 @@ class ClaimsAgain:
             promise = body["promise"]
             is_known = promise["file_sha256"] in self._promised
             return self._of_protocol if is_known or not promise["exploratory"] else None
-        if body.get("basis") == BASIS:
+        if body.get("basis") == BY_RECORDED_RESULTS:
             return self._of_results
         if "rule_record" in body:
             return self._of_arithmetic

@@ -20,6 +20,9 @@ from attnbench.ledger.canonical import canonical_bytes
 from attnbench.protocol.claim import NEXT_STEP, ClaimReason, Outcome
 from attnbench.protocol.claim_file import ImportedClaim
 
+# `basis` of a verdict that was made of results which were there before it: retrospective.
+BY_RECORDED_RESULTS = "recorded-results"
+
 
 @dataclass(frozen=True)
 class Standing:

@@ -295,10 +295,13 @@ def made_up(path: Path) -> MadeUp:
     abandoned = ledger.append(Kind.SESSION, opened("r3"))
     imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
     held = {"claim": "SUPPORTED", "claim_reason": "bound-held", "next_step": "cite it"}
-    supported = ledger.append(Kind.CLAIM, claim("DCR-18", held), cites=[imported.id, faster.id])
+    decided = claim("DCR-18", held, rule_record=imported.id)
+    supported = ledger.append(Kind.CLAIM, decided, cites=[imported.id, faster.id])
     ledger.append(Kind.CLAIM, claim("DCR-02"))
     missed = {"claim": "FALSIFIED", "claim_reason": "bound-missed"}
-    tainted = ledger.append(Kind.CLAIM, claim("SL-03", missed), cites=[retracted.id])
+    tainted = ledger.append(
+        Kind.CLAIM, claim("SL-03", missed, protocol="cd" * 32), cites=[retracted.id]
+    )
     retraction = retract(ledger, retracted.id, Reason.BROKEN_METHOD, "it read no token at all")
     doubt = {"target": faster.id, "concern": "the clock was not locked", "tried": "nothing yet"}
     concern = ledger.append(Kind.CONCERN, doubt)

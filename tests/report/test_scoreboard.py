@@ -3,11 +3,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from attnbench.ledger import Kind, Ledger, Reason, retract
+from attnbench.ledger import Kind, Ledger, Reason, Record, retract
 from attnbench.protocol.adjudication import adjudicate
 from attnbench.protocol.claim_log import import_body, import_claims, standings
 from attnbench.report.page.claims import Claim, columns, counts, scoreboard
-from attnbench.report.page.html import Contents
+from attnbench.report.page.html import Contents, page
 from attnbench.report.page.reading import Reading
 from tests.protocol.claims import CLAIMS
 from tests.report import ledgers
@@ -27,10 +27,15 @@ def says(outcome: str) -> dict[str, str]:
     return {"claim": outcome, "claim_reason": "bound-missed", "next_step": "withdraw it"}
 
 
+def decided(ledger: Ledger, rule: Record, outcome: str) -> Record:
+    """A verdict by this rule, which it names and cites."""
+    body = claim(str(rule.body["key"]), says(outcome), rule_record=rule.id)
+    return ledger.append(Kind.CLAIM, body, cites=[rule.id])
+
+
 def test_of_equal_verdicts_the_newest_counts(ledger):
     imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
-    ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")), cites=[imported.id])
-    newest = ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")), cites=[imported.id])
+    _, newest = (decided(ledger, imported, "FALSIFIED") for _ in range(2))
     [found] = scores(ledger)
     assert (found.standing, found.reason, found.next_step) == (
         "FALSIFIED",
@@ -74,6 +79,22 @@ def test_a_statement_without_a_rule_is_told_apart(ledger):
     assert [each.statement for each in contents.statements] == ["every cheat is caught"]
 
 
+def test_a_page_shows_statements_apart_and_says_which_verdicts_are_retrospective(ledger):
+    ledger.append(Kind.CLAIM, {"claim": "no cheat gets away", "verdict": says("SUPPORTED")})
+    import_claims(ledger, [CLAIMS["PR-01"]])
+    rule = standings(ledger.records())["PR-01"].imported
+    seen = {"key": "PR-01", "rule_record": rule.id, "basis": "recorded-results"}
+    body = {"claim": "as it was", **seen, "verdict": says("FALSIFIED")}
+    ledger.append(Kind.CLAIM, body, cites=[rule.id])
+    html = page(Contents(Reading.of(ledger)))
+    scored, apart = html.split("<h3>Statements without a rule")
+    apart, _ = apart.split("</section>", 1)
+    assert "no cheat gets away" not in scored.split("<main>")[1]
+    assert "no cheat gets away" in apart
+    assert "retrospective: by results that were there before" in scored
+    assert "besides 1 statement without a rule" in scored
+
+
 def test_a_verdict_that_was_taken_back_gives_way_to_the_one_before_it(ledger):
     ledger.append(Kind.CLAIM, claim("DCR-18", says("SUPPORTED")))
     wrong = ledger.append(Kind.CLAIM, claim("DCR-18", says("FALSIFIED")))
@@ -107,24 +128,25 @@ def test_an_imported_claim_is_open_until_something_decides_it(ledger):
 
 
 def test_a_falsification_counts_before_support_as_where_claims_are_listed(ledger):
-    for key in ("DCR-18", "nobody-imported-this"):
-        if key == "DCR-18":
-            ledger.append(Kind.CLAIM, claim(key))
-        falsified = ledger.append(Kind.CLAIM, claim(key, says("FALSIFIED")))
-        ledger.append(Kind.CLAIM, claim(key, says("SUPPORTED")))
-        ledger.append(Kind.CLAIM, claim(key, says("VOID")))
-        found = next(each for each in scores(ledger) if each.key == key)
-        assert found.counting == falsified
+    imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
+    falsified = decided(ledger, imported, "FALSIFIED")
+    for outcome in ("SUPPORTED", "VOID"):
+        decided(ledger, imported, outcome)
+    key = "nobody-imported-this"
+    first, *_ = (
+        ledger.append(Kind.CLAIM, claim(key, says(outcome)))
+        for outcome in ("FALSIFIED", "SUPPORTED", "VOID")
+    )
+    assert [found.counting for found in scores(ledger)] == [falsified, first]
     assert standings(ledger.records())["DCR-18"].outcome == "FALSIFIED"
 
 
 def test_what_an_older_rule_decided_says_nothing_of_the_new_one(ledger):
     first = ledger.append(Kind.CLAIM, claim("DCR-18"))
-    decided = claim("DCR-18", says("FALSIFIED"), rule_record=first.id)
-    ledger.append(Kind.CLAIM, decided)
+    decided(ledger, first, "FALSIFIED")
     changed = import_body(claim_of("DCR-18", statement="another one"), first)
     imported = ledger.append(Kind.CLAIM, changed)
-    ledger.append(Kind.CLAIM, decided)
+    decided(ledger, first, "FALSIFIED")
     [found] = scores(ledger)
     assert (found.standing, found.statement) == ("INCONCLUSIVE", "another one")
     assert found.counting == imported
@@ -132,7 +154,7 @@ def test_what_an_older_rule_decided_says_nothing_of_the_new_one(ledger):
 
 def test_what_was_imported_is_what_is_claimed_whatever_a_protocol_calls_it(ledger):
     imported = ledger.append(Kind.CLAIM, claim("DCR-18"))
-    ledger.append(Kind.CLAIM, claim("DCR-18", says("SUPPORTED")))
+    decided(ledger, imported, "SUPPORTED")
     [found] = scores(ledger)
     assert found.statement == imported.body["claim"]
     assert (found.figure, found.rederived) == ("≈9 %", "7.5 to 8.6 %")

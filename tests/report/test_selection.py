@@ -67,7 +67,8 @@ def test_what_is_derived_counts_runs_that_are_not_shown(ledger):
     ledger.append(Kind.RESULT, ledgers.candidate("aa22", "other", 1.1), cites=[late.id])
     of_aa22 = next(r for r in before if r.body.get("run") == "aa22" and r.kind is Kind.RESULT)
     decided = {"claim": "SUPPORTED", "claim_reason": "bound-held"}
-    claimed = ledger.append(Kind.CLAIM, ledgers.claim("A-1", decided), cites=[of_aa22.id])
+    body = ledgers.claim("A-1", decided, protocol="cd" * 32)
+    claimed = ledger.append(Kind.CLAIM, body, cites=[of_aa22.id])
     reading = Reading.of(ledger, Selection(runs=("bb",)))
     assert registrations(reading)[0].standing == "retrospective"
     [claim] = Contents(reading).claims

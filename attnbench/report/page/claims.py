@@ -16,6 +16,7 @@ from attnbench.ledger import Kind, Record, Status
 from attnbench.protocol.claim import Outcome
 from attnbench.protocol.claim_file import Rule
 from attnbench.protocol.claim_log import (
+    BY_RECORDED_RESULTS,
     Standing,
     counting,
     has_rule,
@@ -73,6 +74,7 @@ class Claim:
     records: Sequence[Record]
     qualities: Sequence[Quality]
     has_rule: bool
+    is_retrospective: bool  # decided by results that were there before
 
     @property
     def is_taken_back(self) -> bool:
@@ -161,6 +163,7 @@ def _claim(records: Sequence[Record], reading: Reading, stand: Mapping[str, Stan
         records=records,
         qualities=tuple(_qualities(counts, reading)),
         has_rule=any(map(has_rule, records)),
+        is_retrospective=counts.body.get("basis") == BY_RECORDED_RESULTS,
     )
 
 
