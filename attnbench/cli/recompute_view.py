@@ -15,6 +15,7 @@ SAID = {
     Outcome.SAME: "the same to the byte",
     Outcome.ROUNDING: "the same but for rounding",
     Outcome.MORE: "the same, and today's source says more",
+    Outcome.UNPROMISED: "of exploratory runs whose protocol file is not here: they count nowhere",
     Outcome.DIFFERS: "not as recorded",
     Outcome.UNREADABLE: "cannot be built again",
 }

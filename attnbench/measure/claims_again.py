@@ -17,7 +17,7 @@ from attnbench.ledger import Json, Kind, Ledger, Record
 from attnbench.ledger.survey import Survey
 from attnbench.measure.by_results import Shelf, weigh
 from attnbench.measure.conclusion import claim_body, text_of
-from attnbench.measure.recorded import Unreadable
+from attnbench.measure.recorded import NOT_HELD, Unreadable
 from attnbench.protocol.adjudication import adjudicated_again
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell, Role
@@ -76,7 +76,7 @@ class ClaimsAgain:
     def _of_protocol(self, record: Record, by_id: Mapping[str, Record]) -> Body:
         promise = msgspec.convert(record.body["promise"], Promise)
         if promise.file_sha256 not in self._promised:
-            raise Unreadable("the protocol file that it was judged by is not in this ledger")
+            raise Unreadable(NOT_HELD)
         registration = self._promised[promise.file_sha256]
         source = read(str(registration.body["text"]).encode(), promise.protocol)
         results = [each for each in _cited(record, by_id) if each.kind is Kind.RESULT]

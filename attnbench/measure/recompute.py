@@ -8,6 +8,7 @@ calibration its findings. What a comparison of the two says of a record:
 - ROUNDING: numbers differ by less than a billionth, since libraries add in another order;
 - MORE: today's source says more than the record did, and what that said is the same;
 - DIFFERS: a recorded member has another value today, or none;
+- UNPROMISED: of an exploratory run, whose protocol file is not in the ledger; it counts nowhere;
 - UNREADABLE: today's source cannot read the samples of the record.
 
 A record that DIFFERS though it was made by the very source that compares contradicts its own
@@ -38,7 +39,7 @@ from attnbench.ledger.survey import Survey, survey
 from attnbench.measure.appraised import rejudged
 from attnbench.measure.claims_again import ClaimsAgain
 from attnbench.measure.injected import full_layers, injected_by
-from attnbench.measure.recorded import RecordedRun, Unreadable, place_of, sent_by
+from attnbench.measure.recorded import NOT_HELD, RecordedRun, Unreadable, place_of, sent_by
 from attnbench.measure.tasks import PilotResult, QualityResult, SessionResult
 from attnbench.measure.verdicts import arm_results
 from attnbench.protocol.calibration import Calibrated, findings
@@ -59,6 +60,7 @@ class Outcome(StrEnum):
     SAME = "same"
     ROUNDING = "rounding"
     MORE = "more"
+    UNPROMISED = "unpromised"
     DIFFERS = "differs"
     UNREADABLE = "unreadable"
 
@@ -305,7 +307,7 @@ def _compared(
     settled_by: tuple[str, ...],
 ) -> Rechecked:
     found = () if body is None else tuple(differences(record.body, body))
-    outcomes = [Outcome.UNREADABLE] if why else [each.outcome for each in found]
+    outcomes = [_unbuilt(record, why)] if why else [each.outcome for each in found]
     return Rechecked(
         id=record.id,
         seq=record.seq,
@@ -317,6 +319,12 @@ def _compared(
         why=why,
         settled_by=settled_by,
     )
+
+
+def _unbuilt(record: Record, why: str) -> Outcome:
+    promise = record.body.get("promise")
+    is_exploratory = isinstance(promise, Mapping) and promise.get("exploratory")
+    return Outcome.UNPROMISED if is_exploratory and why == NOT_HELD else Outcome.UNREADABLE
 
 
 def differences(recorded: Mapping[str, Any], rebuilt: Mapping[str, Any]) -> Iterator[Difference]:

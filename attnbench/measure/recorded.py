@@ -40,6 +40,7 @@ from attnbench.protocol.result import Promise
 _T = TypeVar("_T")
 QUALITY = QualityTask.__struct_config__.tag
 NEEDED = (PilotTask.__struct_config__.tag, SessionTask.__struct_config__.tag)
+NOT_HELD = "the protocol file that it was judged by is not in this ledger"
 
 
 class Unreadable(LedgerError):
@@ -255,7 +256,7 @@ class RecordedPlace:
             return terms.request
         registration = self.registrations.get(promise.file_sha256)
         if registration is None:
-            raise Unreadable("the protocol file that it was judged by is not in this ledger")
+            raise Unreadable(NOT_HELD)
         source = read(registration.body["text"].encode(), promise.protocol)
         return replace(terms.request, bands=source.file.bands())
 

@@ -324,11 +324,11 @@ def test_methods_of_this_package_are_known_by_the_names_of_their_files():
     assert set(names()) <= built_in_methods()
 
 
-def promised(ledger: Ledger, registered: bool) -> None:
+def promised(ledger: Ledger, registered: bool, *, exploratory: bool = False) -> None:
     """A run judged by bands of a protocol file, under which a cosine of 0.97 is good enough."""
     gates = "\n[gates.mean-cosine]\npass_from = 0.96\nkill_below = 0.5\n"
     source = read((SPEED + gates).encode(), "a test")
-    promise = Promise(protocol=source.file.id, file_sha256=source.sha256, exploratory=False)
+    promise = Promise(protocol=source.file.id, file_sha256=source.sha256, exploratory=exploratory)
     if registered:
         record = register(ledger, source).record
         promise = msgspec.structs.replace(promise, registration=record.id)
@@ -349,3 +349,12 @@ def test_quality_by_the_bands_of_a_file_that_is_not_in_the_ledger_cannot_be_judg
     found = recompute(ledger)
     assert outcomes(found) == {Outcome.UNREADABLE}
     assert "protocol file" in found.results[0].why
+
+
+def test_an_exploratory_run_whose_file_is_not_in_the_ledger_counts_nowhere_and_breaks_nothing(
+    ledger,
+):
+    promised(ledger, registered=False, exploratory=True)
+    found = recompute(ledger)
+    assert outcomes(found) == {Outcome.UNPROMISED}
+    assert found.exit_code is Exit.DONE
