@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import weakref
 from dataclasses import dataclass, replace
 
@@ -183,9 +184,9 @@ def test_an_arm_that_runs_out_of_memory_at_one_place_is_measured_at_the_others(w
 
 def test_each_place_is_probed_or_spared_by_a_draw_of_its_own():
     late = tuple(msgspec.structs.replace(part(c, cells=2), session=9) for c in (24, 48))
-    answers = set()
-    for _ in range(60):
-        overseer = Overseer(lambda *told: None, task(*late))
+    answers, rng = set(), random.Random(2)
+    for _ in range(200):
+        overseer = Overseer(lambda *told: None, task(*late), rng=rng)
         said = [overseer(Kept(visits=NUMBERED, layers=1, cell=n)).probe for n in range(4)]
         assert (said[0], said[2]) == (True, True)
         answers.add((said[1], said[3]))
