@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,12 +87,17 @@ class Seen(NamedTuple):
 
 @dataclass(frozen=True)
 class _Content:
-    """Reads every line in full, so that its form is checked too."""
+    """Reads every line in full, so that its form is checked too. Of the lines that one process
+    walks in one go it tells each blob once."""
 
     checkpoint_seq: int
+    _told: set[str] = field(default_factory=set)
 
     def __call__(self, text: bytes, about: Envelope) -> Seen | None:
         refs = refs_of(content(text, about)["body"])
+        if refs:
+            refs = tuple(ref for ref in refs if ref not in self._told)
+            self._told.update(refs)
         seq = int(about.seq)
         if seq != self.checkpoint_seq:
             return Seen(refs, None) if refs else None
