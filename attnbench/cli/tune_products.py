@@ -11,8 +11,8 @@ from attnbench.cli.tabular import Grid, show
 
 if TYPE_CHECKING:
     from attnbench.kernels.product_launch import ChosenProduct
+    from attnbench.measure.answers import ProductResult
     from attnbench.measure.products_tuned import ProductSummary, ProductTuning
-    from attnbench.measure.tasks import ProductResult
 
 
 def tune_products(

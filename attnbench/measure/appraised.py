@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from attnbench.measure.tasks import ArmFailure, QualityResult
+from attnbench.measure.answers import QualityResult
+from attnbench.measure.tasks import ArmFailure
 from attnbench.protocol.appraisal import ArmQuality, Place, Said
 from attnbench.protocol.band_options import bands_of
 from attnbench.protocol.verdict import NEXT_STEP, Reason

@@ -10,6 +10,7 @@ import msgspec
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger
+from attnbench.measure.answers import QualityResult
 from attnbench.measure.appraised import judged
 from attnbench.measure.device import environment
 from attnbench.measure.estimate import quality_s
@@ -17,7 +18,7 @@ from attnbench.measure.layout import bench_of, quality_counts
 from attnbench.measure.plan import DecodeRequest, Plan, PlannedArm, plan_decode
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import QualityResult, QualityTask
+from attnbench.measure.tasks import QualityTask
 from attnbench.measure.workers import RunTask, Workers
 from attnbench.methods.base import Family
 from attnbench.protocol.appraisal import ArmQuality, QualityCell, Said

@@ -13,9 +13,9 @@ from statistics import median
 import torch
 
 from attnbench.errors import DoesNotFit
+from attnbench.measure.answers import Bandwidth
 from attnbench.measure.clock import Clock
 from attnbench.measure.device import DeviceFacts, last_level_cache_bytes
-from attnbench.measure.tasks import Bandwidth
 
 GIB = 1 << 30
 CUDA_BUFFER_BYTES = 4 * GIB

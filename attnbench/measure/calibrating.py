@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from attnbench.ledger import Kind, Ledger
+from attnbench.measure.answers import PilotResult, SessionResult, TaskResult
 from attnbench.measure.calibration_past import ABOUT
 from attnbench.measure.calibration_plan import (
     CalibrationArms,
@@ -27,17 +28,7 @@ from attnbench.measure.past import Past
 from attnbench.measure.place import PILOT_BLOCKS, PILOT_STEPS
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import (
-    Bench,
-    CellPlan,
-    PilotResult,
-    PilotTask,
-    SessionResult,
-    SessionTask,
-    StepCounts,
-    Task,
-    TaskResult,
-)
+from attnbench.measure.tasks import Bench, CellPlan, PilotTask, SessionTask, StepCounts, Task
 from attnbench.measure.workers import RunTask, Workers
 from attnbench.protocol.calibration import Calibrated, findings
 from attnbench.protocol.calibration_result import (

@@ -7,9 +7,9 @@ from msgspec.structs import replace
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger
+from attnbench.measure.answers import PilotResult, SessionResult
 from attnbench.measure.calibration_past import CalibrationPast
 from attnbench.measure.calibration_plan import calibration_arms
-from attnbench.measure.tasks import PilotResult, SessionResult
 from attnbench.protocol.calibration import Calibrated, findings
 from attnbench.protocol.calibration_result import INSTRUMENT, CalibrationResult
 from attnbench.protocol.cell import Cell

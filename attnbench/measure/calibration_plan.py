@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from attnbench.errors import UsageError
+from attnbench.measure.answers import PilotResult
 from attnbench.measure.chosen import fastest_exact
 from attnbench.measure.estimate import minutes
 from attnbench.measure.injected import (
@@ -18,7 +19,7 @@ from attnbench.measure.injected import (
     median_step_us,
 )
 from attnbench.measure.plan import DecodeRequest, Plan, PlannedArm, plan_decode
-from attnbench.measure.tasks import Launch, PilotResult
+from attnbench.measure.tasks import Launch
 from attnbench.methods.registry import parse, source_sha256
 from attnbench.methods.waiting import Waiting
 from attnbench.protocol.calibration import AGAIN, OTHER, SHAM, A, Injected

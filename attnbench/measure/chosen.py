@@ -9,9 +9,10 @@ from statistics import median
 from msgspec.structs import replace
 
 from attnbench.errors import DoesNotFit, Unsupported
+from attnbench.measure.answers import PilotResult
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.evidence import AGAIN, Evidence, JudgedArm
-from attnbench.measure.tasks import ArmFailure, Launch, PilotResult
+from attnbench.measure.tasks import ArmFailure, Launch
 from attnbench.protocol.cell import Arm, Cell
 from attnbench.protocol.family import Family
 from attnbench.protocol.integrity import misconduct

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from attnbench.measure.tasks import SessionResult
+from attnbench.measure.answers import SessionResult
 from attnbench.protocol.cell import Scope, SessionSamples
 from attnbench.protocol.integrity import Conduct
 

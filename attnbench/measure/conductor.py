@@ -16,6 +16,16 @@ import msgspec
 
 from attnbench.errors import AttnbenchError, DoesNotFit
 from attnbench.ledger import Ledger
+from attnbench.measure.answers import (
+    MemoryResult,
+    PartFailure,
+    PartResult,
+    PilotResult,
+    ProfileResult,
+    QualityResult,
+    SessionResult,
+    SweepResult,
+)
 from attnbench.measure.device import environment
 from attnbench.measure.evidence import Evidence
 from attnbench.measure.layout import cell_of, place_title
@@ -23,20 +33,7 @@ from attnbench.measure.past import Past
 from attnbench.measure.place import Place
 from attnbench.measure.plan import Plan
 from attnbench.measure.reporter import Reporter
-from attnbench.measure.tasks import (
-    ArmFailure,
-    MemoryResult,
-    PartFailure,
-    PartResult,
-    PilotResult,
-    ProfileResult,
-    QualityResult,
-    QualityTask,
-    SessionResult,
-    SweepResult,
-    SweepTask,
-    TaskPart,
-)
+from attnbench.measure.tasks import ArmFailure, QualityTask, SweepTask, TaskPart
 from attnbench.measure.verdicts import arm_results
 from attnbench.measure.workers import Runner, Workers
 from attnbench.protocol.looks import decided, looks_of

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from attnbench.measure.tasks import EnergySample
+from attnbench.measure.answers import EnergySample
 
 LEAST_S = 2.0
 PATIENCE_S = 3.0  # for a counter that does not move

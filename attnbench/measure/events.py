@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
-from attnbench.measure.tasks import TaskResult
+from attnbench.measure.answers import TaskResult
 
 AHEAD = "ahead"  # argument of a worker that has no task yet: it imports what most tasks need
 

@@ -9,7 +9,7 @@ from typing import Protocol as Interface
 import msgspec
 
 from attnbench.errors import AttnbenchError
-from attnbench.measure.tasks import (
+from attnbench.measure.answers import (
     MemoryResult,
     PilotResult,
     ProfileResult,

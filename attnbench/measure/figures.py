@@ -7,8 +7,8 @@ from statistics import median
 
 from msgspec import UNSET, UnsetType
 
+from attnbench.measure.answers import CellProfile, CellSamples
 from attnbench.measure.evidence import CellArms, Evidence
-from attnbench.measure.tasks import CellProfile, CellSamples
 from attnbench.protocol.breakdown import by_attention_alone, by_kernels
 from attnbench.protocol.captured import Captured, captured
 from attnbench.protocol.cell import Arm, Role, Scope

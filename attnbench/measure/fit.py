@@ -19,6 +19,7 @@ import msgspec
 import torch
 
 from attnbench.errors import DoesNotFit, WorkerFailed
+from attnbench.measure.answers import Fit, FitResult, FitTrial
 from attnbench.measure.children import Ended, in_child
 from attnbench.measure.device import device_facts
 from attnbench.measure.events import Tell
@@ -26,15 +27,7 @@ from attnbench.measure.failing import arm_failure, is_out_of_memory
 from attnbench.measure.footprint import footprint
 from attnbench.measure.largest import largest
 from attnbench.measure.memory import new_token, rehearse, storage_bytes, storages, surveyed_layers
-from attnbench.measure.tasks import (
-    ArmFailure,
-    Bench,
-    Fit,
-    FitResult,
-    FitTask,
-    FitTrial,
-    MemoryTask,
-)
+from attnbench.measure.tasks import ArmFailure, Bench, FitTask, MemoryTask
 from attnbench.measure.workbench import cheap_collections
 from attnbench.methods.base import MethodLayer
 from attnbench.methods.registry import parse

@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from attnbench.measure.answers import MemoryFigures
 from attnbench.measure.appraised import without_samples
 from attnbench.measure.evidence import Evidence, JudgedArm
-from attnbench.measure.tasks import MemoryFigures
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
 

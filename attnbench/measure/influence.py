@@ -16,6 +16,7 @@ from statistics import fmean
 import torch
 
 from attnbench.errors import SessionLost
+from attnbench.measure.answers import SessionResult
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.belongings import Left, require_named
 from attnbench.measure.clock import device_clock
@@ -25,7 +26,7 @@ from attnbench.measure.footprint import living_storage_bytes
 from attnbench.measure.planted import Planted, even_scores
 from attnbench.measure.recheck import checked
 from attnbench.measure.taps import Tap, copied
-from attnbench.measure.tasks import ArmFailure, SessionResult
+from attnbench.measure.tasks import ArmFailure
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape

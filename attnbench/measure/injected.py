@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import fsum
 
+from attnbench.measure.answers import PilotResult
 from attnbench.measure.chosen import fastest_exact
-from attnbench.measure.tasks import PilotResult
 from attnbench.protocol.calibration import Injected
 
 PERCENTS = (0.2, 0.5, 1.0, 2.0, 5.0)  # of A's step, injected

@@ -9,12 +9,13 @@ from __future__ import annotations
 import torch
 
 from attnbench.errors import SessionLost
+from attnbench.measure.answers import QualityResult
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.failing import arm_failure, failure_of
 from attnbench.measure.household import Household
 from attnbench.measure.intact import Intact
-from attnbench.measure.tasks import ArmFailure, Bench, QualityResult, QualityTask
+from attnbench.measure.tasks import ArmFailure, Bench, QualityTask
 from attnbench.measure.world import World
 from attnbench.quality.candidates import Candidate, Roster, candidate
 from attnbench.quality.run import run_quality

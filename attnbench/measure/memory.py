@@ -17,18 +17,12 @@ import torch
 from torch import Tensor
 
 from attnbench.errors import AttnbenchError, WorkerFailed
+from attnbench.measure.answers import MemoryFigures, MemoryResult
 from attnbench.measure.children import Ended, in_child
 from attnbench.measure.events import Tell
 from attnbench.measure.failing import arm_failure
 from attnbench.measure.footprint import Footprint, footprint, resident_bytes
-from attnbench.measure.tasks import (
-    ArmFailure,
-    Bench,
-    LayerFacts,
-    MemoryFigures,
-    MemoryResult,
-    MemoryTask,
-)
+from attnbench.measure.tasks import ArmFailure, Bench, LayerFacts, MemoryTask
 from attnbench.measure.workbench import cheap_collections
 from attnbench.methods.base import KernelConfig, LayerShape, MethodLayer
 from attnbench.methods.registry import parse

@@ -6,21 +6,14 @@ import msgspec
 
 from attnbench.errors import AttnbenchError
 from attnbench.ledger import Kind, Ledger
+from attnbench.measure.answers import Fit, FitResult, MemoryResult, PartFailure, SweepResult
 from attnbench.measure.device import environment
 from attnbench.measure.gated import memory_body, memory_verdict_of
 from attnbench.measure.memory_plan import REFERENCE, MemoryPlan
 from attnbench.measure.plan import Plan
 from attnbench.measure.reporter import Reporter, Stage
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import (
-    Fit,
-    FitResult,
-    FitTask,
-    MemoryResult,
-    PartFailure,
-    SweepResult,
-    SweepTask,
-)
+from attnbench.measure.tasks import FitTask, SweepTask
 from attnbench.measure.workers import RunTask, Workers
 from attnbench.protocol.footprint import CELL, FIT, Fitted, FootprintResult, PlaceFootprint
 

@@ -14,23 +14,19 @@ from itertools import accumulate, cycle, islice
 import msgspec
 
 from attnbench.errors import WorkerFailed
-from attnbench.measure.events import Doing, Kept, Mark, Pick, Progress, Wanted
-from attnbench.measure.tasks import (
+from attnbench.measure.answers import (
     CellSamples,
     PartFailure,
     PartResult,
     PilotResult,
-    PilotTask,
     ProductResult,
     SessionResult,
-    SessionTask,
     SweepResult,
-    Task,
-    TaskPart,
     TaskResult,
     TuneResult,
-    parts_of,
 )
+from attnbench.measure.events import Doing, Kept, Mark, Pick, Progress, Wanted
+from attnbench.measure.tasks import PilotTask, SessionTask, Task, TaskPart, parts_of
 
 Heard = Progress | Mark | Kept
 Show = Callable[[int, int, str], None]

@@ -12,7 +12,8 @@ import msgspec
 from attnbench.errors import UsageError
 from attnbench.ledger import Json, Ledger, Record, Status, fold
 from attnbench.ledger.promises import is_opening
-from attnbench.measure.tasks import ArmFailure, TaskResult
+from attnbench.measure.answers import TaskResult
+from attnbench.measure.tasks import ArmFailure
 
 MAY_CHANGE = ("device_uuid", "driver", "platform")  # another machine of the same kind
 

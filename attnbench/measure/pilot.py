@@ -14,6 +14,7 @@ import msgspec
 import torch
 
 from attnbench.errors import SessionLost
+from attnbench.measure.answers import ArmPilot, PilotResult, RefusedLaunch, TimedLaunch
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import last_level_cache_bytes
@@ -24,16 +25,7 @@ from attnbench.measure.household import Household
 from attnbench.measure.known import tried_mode, tuned_scope
 from attnbench.measure.launched import Launched, launched
 from attnbench.measure.session import compile_for, walk_cells, with_probes
-from attnbench.measure.tasks import (
-    ArmFailure,
-    ArmPilot,
-    KnownLaunch,
-    Launch,
-    PilotResult,
-    PilotTask,
-    RefusedLaunch,
-    TimedLaunch,
-)
+from attnbench.measure.tasks import ArmFailure, KnownLaunch, Launch, PilotTask
 from attnbench.measure.workbench import Workbench, layer_facts, open_bench
 from attnbench.measure.world import World
 from attnbench.methods.registry import parse

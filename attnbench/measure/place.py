@@ -8,6 +8,13 @@ from textwrap import shorten
 
 import msgspec
 
+from attnbench.measure.answers import (
+    MemoryResult,
+    PilotResult,
+    ProfileResult,
+    QualityResult,
+    SessionResult,
+)
 from attnbench.measure.chosen import (
     baseline_of,
     kernel_choices,
@@ -22,15 +29,10 @@ from attnbench.measure.reporter import Reporter
 from attnbench.measure.tasks import (
     ArmFailure,
     CellPlan,
-    MemoryResult,
     MemoryTask,
-    PilotResult,
     PilotTask,
-    ProfileResult,
     ProfileTask,
-    QualityResult,
     QualityTask,
-    SessionResult,
     SessionTask,
     StepCounts,
 )

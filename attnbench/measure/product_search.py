@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from attnbench.kernels.product_launch import ChosenProduct, ProductLaunch, ProductShape
+from attnbench.measure.answers import TriedProducts
 from attnbench.measure.failing import arm_failure
-from attnbench.measure.tasks import TriedProducts
 
 Launches = dict[ProductShape, ProductLaunch]
 BETTER = 0.998  # of the best time so far: less is the clock's noise

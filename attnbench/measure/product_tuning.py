@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from attnbench.errors import Unsupported
 from attnbench.kernels.product_launch import ProductLaunch, ProductShape
 from attnbench.kernels.products import RING_CAPABILITY, product, ring_launches, triton_launches
+from attnbench.measure.answers import ProductResult
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.clock import Clock, device_clock
 from attnbench.measure.events import Tell
 from attnbench.measure.pilot import device_properties
 from attnbench.measure.product_search import Launches, Search
-from attnbench.measure.tasks import ProductResult, ProductTask
+from attnbench.measure.tasks import ProductTask
 from attnbench.measure.workbench import Workbench, open_bench
 from attnbench.methods.conformance import BOUNDS
 from attnbench.methods.registry import parse

@@ -12,12 +12,13 @@ import msgspec
 from attnbench.errors import Unsupported
 from attnbench.kernels.product_launch import MOST_ROWS, ChosenProduct
 from attnbench.ledger.source import source_commit
+from attnbench.measure.answers import ProductResult
 from attnbench.measure.device import has_gpu, package_versions
 from attnbench.measure.layout import bench_of
 from attnbench.measure.overseer import Overseer
 from attnbench.measure.plan import DecodeRequest, Plan, planned
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import ProductResult, ProductTask
+from attnbench.measure.tasks import ProductTask
 from attnbench.measure.workers import SILENCE_S, Show
 from attnbench.models.product_table import ProductEntry, ProductProvenance, product_place
 from attnbench.protocol.cell import Arm, Mode, Role

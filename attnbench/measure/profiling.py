@@ -17,6 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from attnbench.errors import SessionLost, Unsupported
+from attnbench.measure.answers import CellProfile, EnergySample, ProfileResult
 from attnbench.measure.arms import BenchArm
 from attnbench.measure.clock import device_clock
 from attnbench.measure.energy import CHUNK_S, Fence, spent
@@ -25,14 +26,7 @@ from attnbench.measure.failing import arm_failure, recover
 from attnbench.measure.household import Household
 from attnbench.measure.nvml import Nvml, energy_mj
 from attnbench.measure.session import compile_for
-from attnbench.measure.tasks import (
-    ArmFailure,
-    CellPlan,
-    CellProfile,
-    EnergySample,
-    ProfileResult,
-    ProfileTask,
-)
+from attnbench.measure.tasks import ArmFailure, CellPlan, ProfileTask
 from attnbench.measure.workbench import Workbench, open_bench
 from attnbench.protocol.breakdown import KernelSum, StepProfile
 from attnbench.protocol.cell import Arm, Scope

@@ -21,6 +21,7 @@ from attnbench.ledger import (
     fold,
     timing_of,
 )
+from attnbench.measure.answers import PilotResult
 from attnbench.measure.calibrating import Calibrator
 from attnbench.measure.chosen import PilotArm, pilot_alone
 from attnbench.measure.conclusion import Concluded, claim_body, text_of
@@ -31,7 +32,6 @@ from attnbench.measure.past import Past, past_sessions
 from attnbench.measure.plan import Plan
 from attnbench.measure.promised_plan import labels_of, order_plan, plans_of
 from attnbench.measure.reporter import Reporter
-from attnbench.measure.tasks import PilotResult
 from attnbench.measure.verdicts import arm_results
 from attnbench.measure.workers import Runner, new_run
 from attnbench.protocol.calibration_result import CalibrationResult

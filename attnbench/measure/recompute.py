@@ -36,11 +36,11 @@ from attnbench.ledger.promises import is_opening
 from attnbench.ledger.record import Envelope
 from attnbench.ledger.source import TOOL, source_commit
 from attnbench.ledger.survey import Survey, survey
+from attnbench.measure.answers import PilotResult, QualityResult, SessionResult
 from attnbench.measure.appraised import rejudged
 from attnbench.measure.claims_again import ClaimsAgain
 from attnbench.measure.injected import full_layers, injected_by
 from attnbench.measure.recorded import NOT_HELD, RecordedRun, Unreadable, place_of, sent_by
-from attnbench.measure.tasks import PilotResult, QualityResult, SessionResult
 from attnbench.measure.verdicts import arm_results
 from attnbench.protocol.calibration import Calibrated, findings
 from attnbench.protocol.calibration_result import ORDER_EFFECT

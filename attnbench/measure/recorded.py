@@ -15,21 +15,19 @@ import msgspec
 import attnbench
 from attnbench.errors import LedgerError
 from attnbench.ledger import Ledger, Record
-from attnbench.measure.chosen import without_cheats, without_crowded
-from attnbench.measure.evidence import AGAIN, CellArms, Evidence
-from attnbench.measure.tasks import (
+from attnbench.measure.answers import (
     MemoryResult,
     PartFailure,
     PilotResult,
-    PilotTask,
     ProfileResult,
     QualityResult,
-    QualityTask,
     SessionResult,
-    SessionTask,
     SweepResult,
     TaskResult,
 )
+from attnbench.measure.chosen import without_cheats, without_crowded
+from attnbench.measure.evidence import AGAIN, CellArms, Evidence
+from attnbench.measure.tasks import PilotTask, QualityTask, SessionTask
 from attnbench.protocol.bands import DEFAULT_BANDS, Bands, Gate
 from attnbench.protocol.cell import Arm, Cell, Role
 from attnbench.protocol.family import Family

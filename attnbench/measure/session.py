@@ -12,6 +12,7 @@ import torch
 
 from attnbench.errors import Unsupported
 from attnbench.measure.alone import attention_alone
+from attnbench.measure.answers import Bandwidth, CellSamples, SessionResult
 from attnbench.measure.bandwidth import read_bandwidth, readers
 from attnbench.measure.clock import device_clock
 from attnbench.measure.device import DeviceFacts, cpu_facts, cuda_facts, environment
@@ -28,14 +29,7 @@ from attnbench.measure.nvml import (
 )
 from attnbench.measure.phases import Phases
 from attnbench.measure.recheck import rechecked
-from attnbench.measure.tasks import (
-    Bandwidth,
-    CellPlan,
-    CellSamples,
-    SessionResult,
-    SessionTask,
-    StepCounts,
-)
+from attnbench.measure.tasks import CellPlan, SessionTask, StepCounts
 from attnbench.measure.visits import Walk, Walker
 from attnbench.measure.workbench import Workbench, open_bench
 from attnbench.measure.world import World

@@ -25,6 +25,7 @@ import msgspec
 
 from attnbench import errors
 from attnbench.errors import AttnbenchError, WorkerFailed, WorkerHung
+from attnbench.measure.answers import TaskResult
 from attnbench.measure.events import (
     AHEAD,
     Event,
@@ -36,7 +37,7 @@ from attnbench.measure.events import (
     Wanted,
     decode_event,
 )
-from attnbench.measure.tasks import ProductTask, Task, TaskResult, TuneTask, has_model
+from attnbench.measure.tasks import ProductTask, Task, TuneTask, has_model
 
 WORKER = (sys.executable, "-m", "attnbench.measure.worker")
 STDERR_LINES = 20

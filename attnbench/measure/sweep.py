@@ -15,19 +15,17 @@ import msgspec
 import torch
 
 from attnbench.errors import AttnbenchError, WorkerFailed
+from attnbench.measure.answers import PartFailure, PartResult, SweepResult
 from attnbench.measure.events import Kept, Mark, Talk, Wanted
 from attnbench.measure.failing import arm_failure
 from attnbench.measure.overseer import part_cells
 from attnbench.measure.tasks import (
     FitTask,
     MemoryTask,
-    PartFailure,
-    PartResult,
     PilotTask,
     ProfileTask,
     QualityTask,
     SessionTask,
-    SweepResult,
     SweepTask,
     TaskPart,
 )

@@ -13,11 +13,12 @@ import torch
 
 from attnbench.errors import Unsupported, UsageError
 from attnbench.ledger.source import source_commit
+from attnbench.measure.answers import TunedCell, TuneResult
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu, package_versions
 from attnbench.measure.overseer import Overseer
 from attnbench.measure.plan import DTYPES
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import TunedCell, TuneResult, TuneTask, TuningCell
+from attnbench.measure.tasks import TuneTask, TuningCell
 from attnbench.measure.workers import SILENCE_S, Show
 from attnbench.methods.base import Method
 from attnbench.methods.kernel_table import Entry, Place, Provenance

@@ -20,21 +20,13 @@ import msgspec
 import torch
 
 from attnbench.errors import SessionLost
+from attnbench.measure.answers import ArmRounds, RefusedLaunch, TimedLaunch, TunedCell, TuneResult
 from attnbench.measure.clock import Clock, device_clock
 from attnbench.measure.events import Tell
 from attnbench.measure.failing import arm_failure
 from attnbench.measure.pilot import device_properties
 from attnbench.measure.stand import Stand, in_words, standing
-from attnbench.measure.tasks import (
-    ArmFailure,
-    ArmRounds,
-    RefusedLaunch,
-    TimedLaunch,
-    TunedCell,
-    TuneResult,
-    TuneTask,
-    TuningCell,
-)
+from attnbench.measure.tasks import ArmFailure, TuneTask, TuningCell
 from attnbench.measure.workbench import cheap_collections
 from attnbench.methods.base import KernelConfig, LayerShape, Method
 from attnbench.methods.registry import parse

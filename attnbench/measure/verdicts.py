@@ -13,6 +13,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from attnbench.errors import DoesNotFit, Unsupported
+from attnbench.measure.answers import CellSamples
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.evidence import AGAIN, CellArms, Evidence, JudgedArm
 from attnbench.measure.figures import CEILING, Figures, ceiling_of
@@ -23,7 +24,7 @@ from attnbench.measure.gated import (
     quality_body,
     quality_verdict,
 )
-from attnbench.measure.tasks import ArmFailure, CellSamples
+from attnbench.measure.tasks import ArmFailure
 from attnbench.protocol.ceiling import ceiling_for
 from attnbench.protocol.cell import Arm, Cell, Role
 from attnbench.protocol.costs import costs_of

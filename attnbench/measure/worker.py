@@ -15,6 +15,7 @@ import msgspec
 
 from attnbench import errors
 from attnbench.errors import AttnbenchError, Exit
+from attnbench.measure.answers import TaskResult
 from attnbench.measure.events import AHEAD, EventWriter, Failure, Result, take_stdout
 from attnbench.measure.imports import import_models, uncollected
 from attnbench.measure.lifeline import end_with_parent, leave
@@ -28,7 +29,6 @@ from attnbench.measure.tasks import (
     SessionTask,
     SweepTask,
     Task,
-    TaskResult,
     TuneTask,
     has_model,
     parts_of,

@@ -16,6 +16,7 @@ import msgspec
 
 from attnbench.errors import AttnbenchError, LedgerError, WorkerFailed, WorkerHung
 from attnbench.ledger import Json, Kind, Ledger
+from attnbench.measure.answers import TaskResult
 from attnbench.measure.overseer import Overseer
 from attnbench.measure.past import Past
 from attnbench.measure.reporter import Reporter
@@ -28,7 +29,6 @@ from attnbench.measure.tasks import (
     SweepTask,
     Task,
     TaskPart,
-    TaskResult,
     parts_of,
 )
 from attnbench.protocol.cell import Cell, Role

@@ -8,15 +8,8 @@ import msgspec
 import pytest
 
 from attnbench.measure import tuned
-from attnbench.measure.tasks import (
-    ArmFailure,
-    ArmRounds,
-    RefusedLaunch,
-    TimedLaunch,
-    TunedCell,
-    TuneResult,
-    TuneTask,
-)
+from attnbench.measure.answers import ArmRounds, RefusedLaunch, TimedLaunch, TunedCell, TuneResult
+from attnbench.measure.tasks import ArmFailure, TuneTask
 from attnbench.methods.kernel_table import read_table
 from tests.measure import planned
 

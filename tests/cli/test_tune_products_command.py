@@ -11,9 +11,10 @@ import pytest
 from attnbench.kernels.product_launch import ChosenProduct, ProductLaunch, ProductShape
 from attnbench.measure import plan as planning
 from attnbench.measure import products_tuned
+from attnbench.measure.answers import ProductResult, TriedProducts
 from attnbench.measure.layout import bench_of
 from attnbench.measure.plan import DecodeRequest, planned
-from attnbench.measure.tasks import ArmFailure, ProductResult, ProductTask, TriedProducts
+from attnbench.measure.tasks import ArmFailure, ProductTask
 from attnbench.models.product_table import read_products
 from attnbench.protocol.cell import Mode
 from attnbench.protocol.presets import preset

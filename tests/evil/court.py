@@ -18,19 +18,12 @@ import msgspec
 
 from attnbench.ledger import Ledger
 from attnbench.measure import influence, workbench
+from attnbench.measure.answers import SessionResult
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.events import Kept, Mark, Progress, Wanted
 from attnbench.measure.session import run_session
 from attnbench.measure.supervisor import OnEvent
-from attnbench.measure.tasks import (
-    Bench,
-    CellPlan,
-    Fill,
-    SessionResult,
-    SessionTask,
-    StepCounts,
-    Task,
-)
+from attnbench.measure.tasks import Bench, CellPlan, Fill, SessionTask, StepCounts, Task
 from attnbench.measure.workers import Workers
 from attnbench.methods.base import Family
 from attnbench.methods.registry import parse

@@ -10,8 +10,9 @@ from functools import cache
 import msgspec
 import pytest
 
+from attnbench.measure.answers import MemoryFigures
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import LayerFacts, MemoryFigures, MemoryTask
+from attnbench.measure.tasks import LayerFacts, MemoryTask
 from attnbench.protocol.cell import Arm, Role
 from attnbench.protocol.memory import HOST_BYTES, MemoryOutcome, memory_verdict
 from tests.evil.catalogue import CHEATS, Trace

@@ -10,34 +10,36 @@ from typing import Self
 import msgspec
 import numpy as np
 
+from attnbench.measure.answers import (
+    ArmPilot,
+    Bandwidth,
+    CellSamples,
+    MemoryFigures,
+    MemoryResult,
+    PartFailure,
+    PilotResult,
+    QualityResult,
+    SessionResult,
+    SweepResult,
+    TaskResult,
+    TimedLaunch,
+)
 from attnbench.measure.events import Progress
 from attnbench.measure.evidence import AGAIN
 from attnbench.measure.tasks import (
     ArmFailure,
-    ArmPilot,
-    Bandwidth,
     CellPlan,
-    CellSamples,
     FitTask,
     Launch,
     LayerFacts,
-    MemoryFigures,
-    MemoryResult,
     MemoryTask,
-    PartFailure,
-    PilotResult,
     PilotTask,
     ProfileTask,
-    QualityResult,
     QualityTask,
-    SessionResult,
     SessionTask,
-    SweepResult,
     SweepTask,
     Task,
     TaskPart,
-    TaskResult,
-    TimedLaunch,
 )
 from attnbench.quality.samples import GateArrays
 from tests.calibration.simulated_gpu import BANDWIDTH_GB_S, SimulatedArm

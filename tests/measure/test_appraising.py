@@ -7,9 +7,10 @@ import pytest
 
 from attnbench.errors import UsageError, WorkerFailed
 from attnbench.ledger import Kind, Ledger, verify
+from attnbench.measure.answers import QualityResult
 from attnbench.measure.appraising import FLOOR, Appraiser, QualityRequest, plan_quality
 from attnbench.measure.recompute import Outcome, recompute
-from attnbench.measure.tasks import ArmFailure, QualityResult
+from attnbench.measure.tasks import ArmFailure
 from attnbench.protocol.appraisal import ArmQuality
 from attnbench.quality.levels import Level
 from tests.measure.fake_workers import FakeWorkers, NoteTaker

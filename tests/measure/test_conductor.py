@@ -12,11 +12,12 @@ import pytest
 from attnbench.errors import AttnbenchError, Unsupported, WorkerFailed, WorkerHung
 from attnbench.ledger import Ledger, verify
 from attnbench.ledger.folding import phases as conclusions_of
+from attnbench.measure.answers import TaskResult
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.events import Doing, Mark
 from attnbench.measure.evidence import Evidence
 from attnbench.measure.plan import Plan
-from attnbench.measure.tasks import SessionTask, TaskResult
+from attnbench.measure.tasks import SessionTask
 from attnbench.measure.verdicts import arm_results
 from attnbench.measure.workers import SILENCE_S
 from attnbench.protocol.cell import Mode, Role, Scope

@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from attnbench.measure import fit
+from attnbench.measure.answers import Fit, FitResult
 from attnbench.measure.fit import Held, exact_bytes_a_token, predicted, run_fit
 from attnbench.measure.memory import storages, surveyed_layers
-from attnbench.measure.tasks import Fit, FitResult, FitTask, LayerFacts, MemoryTask
+from attnbench.measure.tasks import FitTask, LayerFacts, MemoryTask
 from attnbench.models.adapter import ExactCache
 from tests.measure.standing import CPU, arm
 

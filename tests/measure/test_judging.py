@@ -9,10 +9,11 @@ import torch
 import attnbench.quality.compounded as compounded
 from attnbench.errors import SessionLost, WorkerFailed
 from attnbench.ledger import Ledger
+from attnbench.measure.answers import QualityResult
 from attnbench.measure.events import Progress
 from attnbench.measure.household import Household
 from attnbench.measure.judging import run_judging
-from attnbench.measure.tasks import Bench, Fill, QualityResult, QualityTask
+from attnbench.measure.tasks import Bench, Fill, QualityTask
 from attnbench.measure.workers import Workers
 from attnbench.methods.registry import parse
 from attnbench.models.info import LoadedModel

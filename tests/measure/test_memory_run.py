@@ -11,18 +11,10 @@ from attnbench.errors import AttnbenchError, DoesNotFit, UsageError
 from attnbench.ledger import Kind, Ledger, verify
 from attnbench.ledger.lookup import is_of_an_arm
 from attnbench.measure import plan as planning
+from attnbench.measure.answers import Fit, FitResult, FitTrial, PartFailure, SweepResult
 from attnbench.measure.memory_plan import MemoryRequest, bytes_of, plan_memory
 from attnbench.measure.memory_run import measure_memory
-from attnbench.measure.tasks import (
-    Fit,
-    FitResult,
-    FitTask,
-    FitTrial,
-    MemoryTask,
-    PartFailure,
-    SweepResult,
-    SweepTask,
-)
+from attnbench.measure.tasks import FitTask, MemoryTask, SweepTask
 from attnbench.report.memory_table import memory_plan_json, memory_plan_table, memory_table
 from tests.measure.fake_workers import FakeWorkers, NoteTaker, broke
 from tests.measure.planned import CPU

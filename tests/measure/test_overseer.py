@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from attnbench.errors import WorkerFailed
+from attnbench.measure.answers import MemoryResult, PilotResult, SessionResult
 from attnbench.measure.events import Doing, Kept, Mark, Pick, Progress
 from attnbench.measure.overseer import ALWAYS_PROBED, MORE_PICKS, PROBED_SHARE, Overseer
-from attnbench.measure.tasks import MemoryResult, PilotResult, SessionResult, SessionTask
+from attnbench.measure.tasks import SessionTask
 from attnbench.protocol.cell import Visit
 from tests.measure.fake_workers import FakeWorkers
 from tests.measure.standing import STEPS, cell, with_arms

@@ -10,6 +10,7 @@ from msgspec import UNSET
 
 from attnbench.errors import WorkerFailed
 from attnbench.ledger import Ledger
+from attnbench.measure.answers import CellProfile, EnergySample, ProfileResult, TaskResult
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.energy import LEAST_S, PATIENCE_S, spent
 from attnbench.measure.figures import FEWEST_UPDATES
@@ -21,13 +22,7 @@ from attnbench.measure.profiling import (
     run_profile,
     traced,
 )
-from attnbench.measure.tasks import (
-    CellProfile,
-    EnergySample,
-    ProfileResult,
-    ProfileTask,
-    TaskResult,
-)
+from attnbench.measure.tasks import ProfileTask
 from attnbench.measure.verdicts import arm_results
 from attnbench.protocol.breakdown import KernelSum, StepProfile
 from attnbench.protocol.cell import Mode, Scope

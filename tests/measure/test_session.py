@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from attnbench.errors import ModelError, SessionLost
+from attnbench.measure.answers import SessionResult
 from attnbench.measure.arms import BenchArm, BrokenArm
 from attnbench.measure.exactness import sampled
 from attnbench.measure.known import tried_mode, tuned_scope
 from attnbench.measure.pilot import TRIAL_STEPS, Trial
 from attnbench.measure.session import compile_for, run_session, walk_cells, with_probes
 from attnbench.measure.sums import cache_sums
-from attnbench.measure.tasks import Fill, SessionResult, SessionTask
+from attnbench.measure.tasks import Fill, SessionTask
 from attnbench.measure.world import World
 from attnbench.models.tables import full_attention_shapes
 from attnbench.protocol.cell import Mode, Scope

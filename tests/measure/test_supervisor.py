@@ -11,9 +11,10 @@ import msgspec
 import pytest
 
 from attnbench.errors import DoesNotFit, SessionLost, WorkerFailed, WorkerHung
+from attnbench.measure.answers import MemoryResult
 from attnbench.measure.events import Kept, Mark, Pick, Wanted
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import Bench, Fill, MemoryResult, MemoryTask
+from attnbench.measure.tasks import Bench, Fill, MemoryTask
 
 TASK = MemoryTask(
     bench=Bench(

@@ -12,20 +12,12 @@ import pytest
 
 from attnbench.errors import DoesNotFit, SessionLost
 from attnbench.measure import household, sweep
+from attnbench.measure.answers import MemoryResult, PartFailure, SessionResult, SweepResult
 from attnbench.measure.events import Doing, Kept, Mark
 from attnbench.measure.footprint import living_storage_bytes
 from attnbench.measure.overseer import Overseer
 from attnbench.measure.sweep import PartTalk, run_sweep, swept
-from attnbench.measure.tasks import (
-    CellPlan,
-    MemoryResult,
-    PartFailure,
-    SessionResult,
-    SessionTask,
-    StepCounts,
-    SweepResult,
-    SweepTask,
-)
+from attnbench.measure.tasks import CellPlan, SessionTask, StepCounts, SweepTask
 from attnbench.measure.workbench import Workbench
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.schedule import schedule

@@ -14,11 +14,12 @@ import torch
 
 from attnbench.errors import UsageError
 from attnbench.measure import stand, tuning
+from attnbench.measure.answers import TuneResult
 from attnbench.measure.clock import Timing
 from attnbench.measure.known import known_launches, place_of
 from attnbench.measure.pilot import Trial
 from attnbench.measure.plan import plan_decode
-from attnbench.measure.tasks import KnownLaunch, TuneResult, TuneTask, TuningCell
+from attnbench.measure.tasks import KnownLaunch, TuneTask, TuningCell
 from attnbench.measure.tuned import TuneRequest, Tuning, cells_of, entries_of, plan_tuning, summary
 from attnbench.measure.tuning import contenders, run_tuning
 from attnbench.measure.world import World

@@ -7,20 +7,13 @@ import msgspec
 import pytest
 
 from attnbench.errors import ModelError, Unsupported, UsageError, WorkerFailed
+from attnbench.measure.answers import PilotResult, SessionResult
 from attnbench.measure.chosen import fastest_exact
 from attnbench.measure.events import Failure, Progress, decode_event
 from attnbench.measure.judging import run_judging
 from attnbench.measure.overseer import Overseer
 from attnbench.measure.supervisor import run_task
-from attnbench.measure.tasks import (
-    Fill,
-    MemoryTask,
-    PilotResult,
-    PilotTask,
-    QualityTask,
-    SessionResult,
-    SessionTask,
-)
+from attnbench.measure.tasks import Fill, MemoryTask, PilotTask, QualityTask, SessionTask
 from attnbench.measure.workbench import open_bench
 from attnbench.measure.worker import failure_event
 from attnbench.protocol.integrity import ERROR_BOUND, REST_OF_STEP

@@ -12,19 +12,15 @@ import pytest
 
 from attnbench.errors import AttnbenchError, SessionLost, WorkerFailed, WorkerHung
 from attnbench.ledger import Ledger, verify
-from attnbench.measure.events import Doing, Mark, Progress
-from attnbench.measure.tasks import (
+from attnbench.measure.answers import (
     MemoryResult,
-    MemoryTask,
     PilotResult,
-    PilotTask,
     QualityResult,
-    QualityTask,
     SessionResult,
-    SessionTask,
-    Task,
     TaskResult,
 )
+from attnbench.measure.events import Doing, Mark, Progress
+from attnbench.measure.tasks import MemoryTask, PilotTask, QualityTask, SessionTask, Task
 from attnbench.measure.workers import NOTE_WIDTH, Workers
 from attnbench.protocol.cell import Arm, Role
 from attnbench.quality.levels import QualityCounts

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from attnbench.errors import WorkerFailed
+from attnbench.measure.answers import Bandwidth
 from attnbench.measure.device import DeviceFacts
 from attnbench.measure.doctor.finding import Finding, bad, ok, unknown, warn
 from attnbench.measure.doctor.software import older
 from attnbench.measure.doctor.trial import Trial
-from attnbench.measure.tasks import Bandwidth
 
 INTERPRETED = "there is no GPU to run them on; Triton's interpreter checks their logic"
 

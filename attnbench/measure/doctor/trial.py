@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from attnbench.errors import AttnbenchError, WorkerFailed
-from attnbench.measure.tasks import Bandwidth
+from attnbench.measure.answers import Bandwidth
 
 if TYPE_CHECKING:
     from attnbench.measure.nvml import Nvml, State

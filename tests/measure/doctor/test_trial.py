@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from attnbench.errors import WorkerFailed
+from attnbench.measure.answers import Bandwidth
 from attnbench.measure.device import cuda_facts
 from attnbench.measure.doctor import computing
 from attnbench.measure.doctor.finding import Severity
 from attnbench.measure.doctor.trial import Trial, tried
 from attnbench.measure.nvml import Nvml
-from attnbench.measure.tasks import Bandwidth
 from tests.measure.fake_nvml import FakeNvml
 
 BAD, WARN, UNKNOWN, OK = Severity
