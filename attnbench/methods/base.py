@@ -136,8 +136,12 @@ class Method(ABC):
     family: ClassVar[Family]
     source: ClassVar[str]
     # Best first for CUDA. Where there are several, the method has a field `impl: str = ""`, and the
-    # empty string is replaced by one of them before the run.
+    # empty string is replaced by one of them before the run: by the first on CUDA, by `elsewhere`
+    # on other devices. A method whose implementations are what is claimed of it names the field
+    # otherwise, since `impl` tells no two arms of a claim apart.
     implementations: ClassVar[tuple[str, ...]] = ("torch",)
+    choice: ClassVar[str] = "impl"
+    elsewhere: ClassVar[str] = "torch"
 
     @property
     def dynamic_length(self) -> bool:
@@ -186,15 +190,15 @@ class Method(ABC):
 
     def resolved(self, device: torch.device) -> Self:
         """The same method with its implementation fixed for `device`, unless it already is."""
-        if getattr(self, "impl", None) != "":
+        if getattr(self, self.choice, None) != "":
             return self
-        impl = self.implementations[0] if device.type == "cuda" else "torch"
+        impl = self.implementations[0] if device.type == "cuda" else self.elsewhere
         if impl not in self.implementations:
             raise Unsupported(
                 f"{self.name} has no implementation for {device.type}",
                 hint=f"it runs as {', '.join(self.implementations)} on a CUDA GPU",
             )
-        fixed: dict[str, str] = {"impl": impl}
+        fixed: dict[str, str] = {self.choice: impl}
         return replace(self, **fixed)
 
     @property

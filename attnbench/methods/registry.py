@@ -78,9 +78,9 @@ def every_implementation(name: str, device_type: str) -> list[Method]:
 
 def implementations_of(method: Method) -> list[Method]:
     """A method whose implementation is open, in each of them; else the method alone."""
-    if getattr(method, "impl", None) != "":
+    if getattr(method, method.choice, None) != "":
         return [method]
-    changes: list[dict[str, str]] = [{"impl": impl} for impl in method.implementations]
+    changes: list[dict[str, str]] = [{method.choice: impl} for impl in method.implementations]
     return [replace(method, **change) for change in changes]
 
 
@@ -226,7 +226,7 @@ def read_parameter(found: type[Method], text: str) -> tuple[str, object]:
             f"{found.name} has no parameter {key!r}" + (f"; did you mean {near}?" if near else ""),
             hint=f"its parameters: {', '.join(known) or 'none'}; written {found.name},key=value",
         )
-    if key == "impl":
+    if key == found.choice:
         return key, chosen(found, key, value, found.implementations)
     return key, coerce(found, key, value, get_type_hints(found)[key])
 
