@@ -34,6 +34,7 @@ from attnbench.kernels import (
     ring_decode,
     ring_product,
     skinny_product,
+    topk_select,
 )
 from attnbench.kernels.product_launch import ProductLaunch, ProductShape
 from attnbench.measure import sums
@@ -76,7 +77,11 @@ CASES = (
     ("int8_kv,impl=triton", torch.bfloat16, 64, True),
     ("int8_kv,impl=triton", torch.float16, 256, False),
     ("waiting,impl=triton,wait_us=5,inner=flash_decode", torch.bfloat16, 64, False),
+    ("dcr_topk,generation=m6", torch.bfloat16, 64, False),
+    ("dcr_topk,generation=m6,scorer=cache,sharing=group", torch.float16, 128, False),
 )
+# (dtype, width) of the scores that a row is chosen by: as many as are held at once, and more.
+SELECTED = ((torch.float32, 32768), (torch.bfloat16, 65536))
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,12 @@ def recorded() -> Iterator[tuple[str, KernelConfig | None, bool, Launch]]:
     )
     for launch in launches:
         yield "fold", None, True, launch
+    for dtype, width in SELECTED:
+        launches.clear()
+        length = torch.zeros(1, dtype=torch.int32)
+        topk_select.select_highest(torch.zeros(2, width, dtype=dtype), length, (3, 20, 64, 2), 4800)
+        for launch in launches:
+            yield f"select {width} of {dtype}", None, True, launch
     launches.clear()
     rows = torch.zeros(1, 8, 2048, 64, dtype=torch.bfloat16)
     append.append_row(rows[:, :, :1], rows[:, :, 1:2], rows, rows.clone(), 1024)

@@ -125,6 +125,8 @@ def worst(checks: tuple[StepCheck, ...]) -> float:
         "int4_kv,group=4",
         "oracle_topk",
         "oracle_topk,shared=true",
+        "dcr_topk,k_min=4",
+        "dcr_topk,k_min=4,sharing=group",
         "random_k",
         "uniform_mean",
         "zero_cost",

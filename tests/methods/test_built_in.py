@@ -11,6 +11,7 @@ from attnbench.errors import Unsupported
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, LayerShape
 from attnbench.methods.conformance import Outcome, conform, relative_error
+from attnbench.methods.dcr_topk import DcrTopK
 from attnbench.methods.int4_kv import Int4Kv
 from attnbench.methods.int8_kv import Int8Kv, key_scales, nearest_codes, value_scales
 from attnbench.methods.oracle_topk import OracleTopK
@@ -26,6 +27,7 @@ IN_TORCH = [
     *(registry.parse(spec) for spec in ("zero_cost", "uniform_mean", "random_k")),
     *(replace(m, impl="torch") for m in (*SinkWindow.variants("cpu"), Int8Kv())),
     *(*Int4Kv.variants("cpu"), *OracleTopK.variants("cpu")),
+    *(method for method in DcrTopK.variants("cpu") if method.generation == "m1"),
 ]
 
 

@@ -11,6 +11,7 @@ import torch
 from attnbench.errors import AttnbenchError, UsageError
 from attnbench.methods import registry
 from attnbench.methods.base import Family
+from attnbench.methods.dcr_topk import DcrTopK
 from attnbench.methods.int4_kv import Int4Kv
 from attnbench.methods.int8_kv import Int8Kv
 from attnbench.methods.oracle_topk import OracleTopK
@@ -32,6 +33,7 @@ def test_every_built_in_method_is_found_by_scanning():
         "int8_kv",
         "int4_kv",
         "oracle_topk",
+        "dcr_topk",
         "sink_window",
         "zero_cost",
         "uniform_mean",
@@ -46,9 +48,20 @@ def test_parameters_take_the_type_of_their_field():
     assert registry.parse("int8_kv,impl=torch") == Int8Kv(impl="torch")
     assert registry.parse("int4_kv,keys=token,group=32") == Int4Kv(keys="token", group=32)
     assert registry.parse("oracle_topk,shared=true") == OracleTopK(shared=True)
+    assert registry.parse("dcr_topk,generation=m4,scorer=cache") == DcrTopK(
+        scorer="cache", generation="m4"
+    )
 
 
-@pytest.mark.parametrize("spec", ["sdpa", "sdpa,backend=flash", "random_k,share=0.3,seed=2"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "sdpa",
+        "sdpa,backend=flash",
+        "random_k,share=0.3,seed=2",
+        "dcr_topk,sharing=group,generation=m1",
+    ],
+)
 def test_a_label_parses_to_the_method_that_it_names(spec):
     assert registry.parse(spec).label == spec
     assert registry.parse(registry.parse(spec).label) == registry.parse(spec)
