@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import triton
@@ -16,12 +18,16 @@ NAN, INF = float("nan"), float("inf")
 
 
 def selected(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """The kernel's choice, of rows that are followed by what is no number."""
+    """The kernel's choice, of rows that are followed by what is no number; it writes no more."""
     rows, tokens = scores.shape
     padded = scores.new_full((rows, row_width(tokens)), NAN)
     padded[:, :tokens] = scores
     length = torch.tensor([tokens - 1], dtype=torch.int32, device=DEVICE)
-    return select_highest(padded.to(DEVICE), length, (0, 1, count, 1), count).cpu()
+    unwritten = torch.full((rows, count + 2), -1, dtype=torch.int32, device=DEVICE)
+    with patch.object(torch, "empty", return_value=unwritten):
+        found = select_highest(padded.to(DEVICE), length, (0, 1, count, 1), count + 2)
+    assert (found[:, count:] == -1).all()
+    return found[:, :count].cpu()
 
 
 def by_sorting(scores: torch.Tensor, count: int) -> torch.Tensor:
