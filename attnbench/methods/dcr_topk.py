@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -54,6 +55,13 @@ GENERATIONS = {
     "m4": Passes("triton", "argsort"),
     "m1": Passes("torch", "torch"),
 }
+
+
+@cache
+def as_fraction(coverage: float) -> tuple[int, int]:
+    """Numerator and denominator of the decimal number that was written: 0.29 of 100 are 29."""
+    share = Fraction(str(coverage)).limit_denominator(LARGEST_DENOMINATOR)
+    return share.numerator, share.denominator
 
 
 @dataclass(frozen=True)
@@ -118,12 +126,8 @@ class DcrTopK(Method):
 
     @property
     def budget(self) -> tuple[int, int, int, int]:
-        """Coverage as a fraction, the least tokens, and what their number is a multiple of.
-
-        The coverage is the decimal number that was written, so that 0.29 of 100 are 29.
-        """
-        share = Fraction(str(self.coverage)).limit_denominator(LARGEST_DENOMINATOR)
-        return share.numerator, share.denominator, self.k_min, MULTIPLE
+        """Coverage as a fraction, the least tokens, and what their number is a multiple of."""
+        return *as_fraction(self.coverage), self.k_min, MULTIPLE
 
     def kept(self, tokens: int) -> int:
         """Tokens to keep of so many, the newest included."""
