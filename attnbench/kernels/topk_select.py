@@ -1,7 +1,7 @@
 """The highest scores of each row, exactly and without sorting: a radix select in one launch.
 
 A score becomes a whole number that orders as the score does; the greatest number which enough
-scores reach is then found from its highest bit on. A row of up to HELD scores is read once and
+scores reach is then found from its highest bit on, until just enough do. A row of up to HELD scores
 stays in the registers of its program, where a bit costs one comparison a score: cheaper than a
 digit, whose histogram is put together from votes of a warp for each of its bits and bins. Of a
 longer row each eight-bit digit is one histogram and one pass over memory, mostly the L2 cache.
@@ -61,14 +61,17 @@ def _ranks(row_ptr, token, tokens, BITS: tl.constexpr):
 
 @triton.jit
 def _limit_of_held(row_ptr, tokens, keep, BLOCK: tl.constexpr, BITS: tl.constexpr):
-    """The rank of the `keep`-th highest score, and how many are above it; all held at once."""
+    """A rank that `keep` scores reach, or the highest that more do, where scores are equal; and how
+    many are above it. All are held at once."""
     ranks = _ranks(row_ptr, tl.arange(0, BLOCK), tokens, BITS)
     limit = tl.full([], 0, tl.uint32)
     bit = tl.full([], 1 << (BITS - 1), tl.uint32)
-    for _ in range(BITS):
+    reached = tokens
+    while (bit != 0) & (reached != keep):
         higher = limit | bit
         reach = tl.sum((ranks >= higher).to(tl.int32), 0)
         limit = tl.where(reach >= keep, higher, limit)
+        reached = tl.where(reach >= keep, reach, reached)
         bit = bit >> 1
     return limit, tl.sum((ranks > limit).to(tl.int32), 0)
 
