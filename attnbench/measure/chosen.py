@@ -164,11 +164,12 @@ def takes_part(arm: JudgedArm, pilot: PilotResult, cell: int, baseline: str) -> 
 @dataclass(frozen=True)
 class PilotArm:
     """An arm that stayed in the pilot: its time there over the baseline's, None where it has none
-    (a twin, which runs the kernel of another arm, or an arm that failed)."""
+    (a twin, which runs the kernel of another arm, or an arm that failed, and `why`)."""
 
     label: str
     over_baseline: float | None
     twin: str
+    why: str = ""
 
 
 def pilot_alone(evidence: Evidence) -> dict[Cell, tuple[PilotArm, ...]]:
@@ -191,10 +192,16 @@ def _alone_in(
                 times_us[arm.label] / times_us[baseline] if arm.label in times_us else None
             ),
             twin=arm.twin,
+            why=_why_not(pilot, cell, arm.label),
         )
         for arm in arms
         if arm.pilot_only and arm.label != baseline
     )
+
+
+def _why_not(pilot: PilotResult, cell: int, label: str) -> str:
+    failure = pilot.arms[label].failure or pilot.session.cells[cell].failures.get(label)
+    return "" if failure is None else failure.message
 
 
 def kernel_choices(arms: Iterable[Arm], pilot: PilotResult) -> dict[str, Launch]:

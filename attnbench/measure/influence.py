@@ -36,10 +36,12 @@ from attnbench.protocol.integrity import (
     Replay,
     StepCheck,
     declares_more,
+    looks_known,
 )
 from attnbench.protocol.verdict import Reason
 
 REPLAY_ROUNDS, REPLAYED_STEPS = 4, 4
+MOST_ROUNDS = 12  # where known inputs look quicker: a machine that others use makes some steps slow
 # A step this long is timed to a per cent at once: one round will do.
 LONG_STEP_US = 2000.0
 SURPRISES = 3  # in a row: an arm that is right every other time cannot be right in all of them
@@ -102,7 +104,7 @@ def replayed(bench: Workbench, arm: BenchArm) -> Replay:
     again_us: tuple[float, ...] = ()
     held_us: tuple[float, ...] = ()
     moving_us: tuple[float, ...] = ()
-    for _ in range(REPLAY_ROUNDS):
+    for done in range(1, MOST_ROUNDS + 1):
         bench.freshen(secrets.randbits(31))
         arm.reset()
         clock.time(arm.step, 1)
@@ -116,10 +118,12 @@ def replayed(bench: Workbench, arm: BenchArm) -> Replay:
         for _ in range(REPLAYED_STEPS):
             bench.freshen(secrets.randbits(31))
             moving_us += clock.time(arm.step, 1).steps_us
-        if min(fresh_us) > LONG_STEP_US:
+        found = Replay(fresh_us=fresh_us, again_us=again_us, held_us=held_us, moving_us=moving_us)
+        enough = 1 if min(fresh_us) > LONG_STEP_US else REPLAY_ROUNDS
+        if done >= enough and not looks_known(found):
             break
     arm.inspect()
-    return Replay(fresh_us=fresh_us, again_us=again_us, held_us=held_us, moving_us=moving_us)
+    return found
 
 
 def surprised(bench: Workbench, arm: BenchArm) -> tuple[StepCheck, ...]:

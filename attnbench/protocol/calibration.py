@@ -129,11 +129,13 @@ def _tally(verdicts: Sequence[LatencyVerdict]) -> dict[str, int]:
 
 
 def _false_positives(verdicts: Sequence[LatencyVerdict], level: float) -> Count | UnsetType:
-    if not verdicts:
+    """Among the runs that count: a void one says nothing, neither rightly nor wrongly."""
+    counted = [verdict.verdict for verdict in verdicts if verdict.verdict is not Verdict.VOID]
+    if not counted:
         return UNSET
-    hits = sum(verdict.verdict in SPEEDS for verdict in verdicts)
-    low, high = exact_interval(hits, len(verdicts), level)
-    return Count(hits=hits, trials=len(verdicts), low=low, high=high, level=level)
+    hits = sum(verdict in SPEEDS for verdict in counted)
+    low, high = exact_interval(hits, len(counted), level)
+    return Count(hits=hits, trials=len(counted), low=low, high=high, level=level)
 
 
 def _level(

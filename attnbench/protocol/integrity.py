@@ -101,6 +101,14 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
     moving_us: tuple[float, ...]
 
 
+def looks_known(found: Replay) -> bool:
+    """Whether steps on inputs that were there before look quicker than a run of several sessions
+    would excuse, by this arm's times alone: worth a longer look."""
+    known_us = min((*found.again_us, *found.held_us))
+    fresh_us = min(found.fresh_us)
+    return known_us < REPLAY_RATIO * fresh_us or fresh_us < REPLAY_RATIO * min(found.moving_us)
+
+
 @dataclass(frozen=True)
 class Conduct:
     """What was seen of one arm in all sessions of a cell."""

@@ -20,6 +20,8 @@ MOST_DROPPED = 0.1  # of all blocks
 # NVML's reasons for a clock below what was asked: software power cap, hardware slowdown, software
 # and hardware thermal slowdown, power brake. Idle, application clocks and sync boost are none.
 THROTTLE_BITS = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
+# Nanoseconds for which the clock was held down since the driver was loaded, and by what.
+THROTTLE_COUNTERS = {"power_throttled_ns": "power", "heat_throttled_ns": "heat"}
 BANDWIDTH_ERROR = 0.02  # of the measured read bandwidth
 
 
@@ -75,7 +77,18 @@ def _other_process(case: Case) -> str:
 def _throttled(case: Case) -> str:
     bits = [state & THROTTLE_BITS for state in _states(case, "throttle_reasons")]
     seen = sum(1 for state in bits if state)
-    return f"the GPU throttled at {seen} of {len(bits)} readings" if seen else ""
+    if seen:
+        return f"the GPU throttled at {seen} of {len(bits)} readings"
+    held_ns = {what: _risen(case, counter) for counter, what in THROTTLE_COUNTERS.items()}
+    said = " and ".join(f"{what} for {ns / 1e6:,.1f} ms" for what, ns in held_ns.items() if ns)
+    return f"within visits the GPU's clock was held down by {said}" if said else ""
+
+
+def _risen(case: Case, counter: str) -> int:
+    """By how much a counter rose within the visits of all sessions."""
+    visits = (visit.gpu for session in case.sessions for visit in session.visits)
+    pairs = ((gpu.get(f"before_{counter}"), gpu.get(counter)) for gpu in visits)
+    return sum(int(b) - int(a) for a, b in pairs if a is not None and b is not None)
 
 
 def _ecc(case: Case) -> str:

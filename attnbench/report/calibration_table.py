@@ -196,7 +196,7 @@ def _ratio(found: Interval | UnsetType) -> tuple[str, str]:
 
 def _count(count: Count | UnsetType) -> str:
     if count is UNSET:
-        return f"{ABSENT} (no run of three sessions)"
+        return f"{ABSENT} (no run of three sessions that counts)"
     return f"{count.hits} of {count.trials} ({count.low:.1%} to {count.high:.1%})"
 
 

@@ -112,7 +112,7 @@ def _bytes(floor: Floor) -> str:
 def _pilot_time(arm: PilotArm) -> str:
     if arm.over_baseline is not None:
         return f"{arm.label} {arm.over_baseline:.2f}×"
-    why = f"not timed: the kernel of {arm.twin}" if arm.twin else "did not run"
+    why = f"not timed: the kernel of {arm.twin}" if arm.twin else arm.why or "did not run"
     return f"{arm.label} ({why})"
 
 

@@ -14,6 +14,7 @@ from attnbench.measure.doctor import examine
 from attnbench.measure.doctor.trial import Trial
 from tests.ledger.samples import record_run
 from tests.measure.fake_nvml import FakeNvml, process
+from tests.measure.unloaded import unloaded
 
 
 @pytest.fixture
@@ -40,6 +41,7 @@ def machine(monkeypatch, tmp_path):
         )
 
     monkeypatch.setattr(examine, "Examiner", partial(examine.Examiner, try_out=pretend))
+    unloaded(monkeypatch)
     return make
 
 
@@ -100,7 +102,8 @@ def test_the_process_that_asks_never_imports_torch(tmp_path, arguments):
         env={**os.environ, "ATTNBENCH_LEDGER": str(tmp_path / "ledger.jsonl")},
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    assert done.returncode in (Exit.DONE, Exit.VOID)  # as busy as the machine is
     assert done.stderr.splitlines()[-1] == "[]"
     assert done.stdout

@@ -206,8 +206,10 @@ def faults(seen: Influence) -> list[bool]:
 
 @pytest.fixture(autouse=True)
 def steps_are_short(monkeypatch):
-    """However busy the machine is: a step that took long would be replayed in one round."""
+    """However busy the machine is: a step that took long would be replayed in one round, and one
+    that was held up in several."""
     monkeypatch.setattr(influence, "LONG_STEP_US", math.inf)
+    monkeypatch.setattr(influence, "looks_known", lambda found: False)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -361,6 +363,24 @@ def test_long_steps_are_replayed_in_one_round(monkeypatch):
     monkeypatch.setattr(influence, "LONG_STEP_US", 0.0)
     replay = replay_of(mutant("Listening"))
     assert len(replay.fresh_us) == len(replay.moving_us) == REPLAYED_STEPS
+
+
+@pytest.mark.parametrize(
+    ("long_us", "doubts", "rounds"), [(0.0, 2, 3), (math.inf, 5, 6), (0.0, 99, 12)]
+)
+def test_where_known_inputs_look_quicker_more_rounds_are_taken_up_to_an_end(
+    monkeypatch, long_us, doubts, rounds
+):
+    doubted: list[Replay] = []
+
+    def looks_known(found: Replay) -> bool:
+        doubted.append(found)
+        return len(doubted) <= (doubts if long_us == 0.0 else doubts - REPLAY_ROUNDS + 1)
+
+    monkeypatch.setattr(influence, "LONG_STEP_US", long_us)
+    monkeypatch.setattr(influence, "looks_known", looks_known)
+    replay = replay_of(mutant("Listening"))
+    assert len(replay.fresh_us) == len(replay.moving_us) == rounds * REPLAYED_STEPS
 
 
 def test_a_result_kept_by_input_is_computed_at_most_once_while_inputs_stay():

@@ -56,6 +56,22 @@ def test_one_throttle_bit_voids(sessions, bits, key):
     assert_void(decided(disturbed), Reason.THROTTLED)
 
 
+@pytest.mark.parametrize(
+    ("counter", "what"), [("power_throttled_ns", "power"), ("heat_throttled_ns", "heat")]
+)
+def test_a_clock_that_was_held_down_between_two_readings_voids(sessions, counter, what):
+    readings = {f"before_{counter}": 5_000_000, counter: 8_500_000}
+    found = decided(with_one(sessions, lambda visit: with_gpu(visit, **readings)))
+    assert_void(found, Reason.THROTTLED)
+    assert f"held down by {what} for 3.5 ms" in found.next_step
+
+
+def test_a_counter_that_rose_before_the_visits_or_is_known_once_voids_nothing(sessions):
+    before = {"before_power_throttled_ns": 9, "power_throttled_ns": 9, "heat_throttled_ns": 4}
+    disturbed = with_one(sessions, lambda visit: with_gpu(visit, **before))
+    assert decided(disturbed).verdict is Verdict.FASTER
+
+
 @pytest.mark.parametrize("bits", [0x1, 0x2, 0x10, 0x100])
 def test_idle_and_chosen_clocks_are_no_throttling(sessions, bits):
     disturbed = with_one(sessions, lambda visit: with_gpu(visit, throttle_reasons=bits))

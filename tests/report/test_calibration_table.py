@@ -41,15 +41,16 @@ def shown(**changes) -> str:
 
 
 def test_the_table_says_what_was_waited_measured_and_found():
-    out = shown(findings=findings(calibrated(30)))
+    told = findings(calibrated(30))
+    out = shown(findings=told)
     assert "preset:llama-3.2-1b · 32768 tokens" in out
     assert "A: waiting,inner=flash_decode (1." in out
     (row,) = (line for line in out.splitlines() if line.strip().startswith("+5%"))
     assert "50.00 µs" in row
     assert "10 of 10" in row
     assert "10 SLOWER" in row
-    assert "of 10 (" in out  # false positives of the sham, with their interval
-    assert "of 30 (" in out  # and of all pairs
+    assert f"of {told.false_positives.trials} (" in out  # of the sham, with their interval
+    assert f"of {told.false_positives_of_pairs.trials} (" in out
     assert "the harness's own share" in out
     assert "50%" in out
     assert "4 runs of 5 are right" in out

@@ -165,7 +165,9 @@ def test_an_arm_that_failed_in_the_pilot_has_no_time_there():
     (found,) = alone(workers).values()
     assert [(arm.label, arm.over_baseline) for arm in found] == [(MATH.label, None)]
     table = decode_table(results(workers), alone(workers))
-    assert any("sdpa,backend=math (did not run)" in line for line in printed(table, WIDE))
+    assert any(
+        f"sdpa,backend=math ({broke('pilot').message})" in line for line in printed(table, WIDE)
+    )
 
 
 def near(estimate: float) -> Interval:

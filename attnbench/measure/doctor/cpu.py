@@ -11,12 +11,14 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 
-from attnbench.measure.doctor.finding import Finding, ok, unknown, warn
+from attnbench.measure.doctor.finding import Finding, bad, ok, unknown, warn
 from attnbench.measure.doctor.system import System
 
 DRIFT = "a drift of 1 % gave 14 to 66 % false verdicts where arms ran one after the other"
 GOVERNORS = "/sys/devices/system/cpu/cpufreq/policy*/scaling_governor"
-BUSY_SHARE = 0.25  # of the usable cores, by the load average of the last minute
+# Of the usable cores, by the load average of the last minute: from the first on it is told, from
+# the second on a step on a CPU waits for its core.
+BUSY_SHARE, CROWDED_SHARE = 0.25, 1.0
 STEAL_SHARE = 0.01  # of the time since the machine started
 READINGS = 1000
 COARSE_NS = 1000  # steps of small cells last tens of microseconds
@@ -54,7 +56,7 @@ def governor(system: System, kind: str) -> Finding:
     )
 
 
-def load(system: System, usable: int) -> Finding:
+def load(system: System, usable: int, kind: str) -> Finding:
     """Whether others use the processor now."""
     text = system.read_proc("loadavg")
     if not text:
@@ -63,11 +65,14 @@ def load(system: System, usable: int) -> Finding:
     seen = f"{average:.2f} runnable on average over a minute, {usable} cores"
     if average <= BUSY_SHARE * usable:
         return ok("CPU load", seen)
+    show = "ps -eo pid,user,pcpu,comm --sort=-pcpu | head"
+    if kind == "cpu" and average >= CROWDED_SHARE * usable:
+        return bad("CPU load", seen, "steps wait for a core: A cannot be told from A′", show)
     return warn(
         "CPU load",
         seen,
         "what else runs takes cores, caches and memory bandwidth from some steps and not others",
-        "ps -eo pid,user,pcpu,comm --sort=-pcpu | head",
+        show,
     )
 
 

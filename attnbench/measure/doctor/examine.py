@@ -119,7 +119,7 @@ def _software(kind: str) -> Iterator[Finding]:
 def _host(system: System, kind: str) -> Iterator[Finding]:
     usable, facts = cpu.usable_cores(), cpu_facts()
     yield cpu.cores(usable)
-    yield cpu.load(system, usable)
+    yield cpu.load(system, usable, kind)
     yield cpu.governor(system, kind)
     yield cpu.smt(system, kind)
     yield cpu.virtual(system)

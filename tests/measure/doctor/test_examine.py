@@ -11,6 +11,7 @@ from attnbench.measure.doctor.examine import Examination, Examiner, chosen_devic
 from attnbench.measure.doctor.finding import Finding, Severity
 from attnbench.measure.doctor.trial import Trial
 from tests.measure.fake_nvml import FakeNvml, NVMLError, process
+from tests.measure.unloaded import unloaded
 
 SHOWN = Trial(
     torch_cuda="13.0",
@@ -39,6 +40,7 @@ def examine(monkeypatch, tmp_path):
         monkeypatch.setitem(sys.modules, "pynvml", nvml)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # the tests' own, without a GPU
+        unloaded(monkeypatch)
         return Examiner(tmp_path / "ledger.jsonl", try_out=try_out).examine(device)
 
     return run

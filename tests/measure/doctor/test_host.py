@@ -49,9 +49,19 @@ def test_the_governor_of_every_core_counts(machine, governors, severity):
     assert ("tee" in found.fix) is (severity is WARN)
 
 
-@pytest.mark.parametrize(("text", "severity"), [("0.40 1 1", OK), ("1.60 1 1", WARN)])
-def test_a_load_above_a_quarter_of_the_cores_is_a_warning(machine, text, severity):
-    assert cpu.load(machine({"proc/loadavg": text}), 4).severity is severity
+@pytest.mark.parametrize(
+    ("text", "kind", "severity"),
+    [
+        ("0.40 1 1", "cpu", OK),
+        ("1.60 1 1", "cpu", WARN),
+        ("4.00 1 1", "cpu", BAD),
+        ("4.00 1 1", "cuda", WARN),
+    ],
+)
+def test_a_load_above_a_quarter_of_the_cores_is_told_and_on_a_cpu_nothing_counts_above_all_of_them(
+    machine, text, kind, severity
+):
+    assert cpu.load(machine({"proc/loadavg": text}), 4, kind).severity is severity
 
 
 @pytest.mark.parametrize(
