@@ -11,6 +11,8 @@ import signal
 import pytest
 import torch
 
+from attnbench.measure.imports import uncollected
+
 os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # as in a worker
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -26,16 +28,17 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """The collector looks at nothing of what is imported, then or later, as in a worker."""
+    with uncollected():
+        return (yield)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def imports_unseen_by_the_collector():
-    """What was imported is not walked again at every collection, as in a worker.
-
-    A bench that ends hands back to the collector what was there before it: here that stays out of
-    its sight, since other benches follow.
-    """
-    gc.collect()
-    gc.freeze()
+    """A bench that ends hands back to the collector what was there before it: here that stays out
+    of its sight, since other benches follow, each of which would have all of it walked again."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gc, "unfreeze", lambda: None)
         yield
-    gc.unfreeze()  # else modules that are not taken apart at the end are reported as leaks
