@@ -25,6 +25,11 @@ def kernel(*given: object, **named: object) -> None:
 
 
 @pytest.fixture
+def few_operators():
+    """All of them, here."""
+
+
+@pytest.fixture
 def library():
     made = torch.library.Library("aten", "IMPL")
     yield made
