@@ -261,6 +261,31 @@ def test_what_is_counted_of_an_honest_method_is_what_it_declares(method, share, 
     assert not reads_more(found)
 
 
+@pytest.mark.parametrize(
+    ("method", "dtype", "share"),
+    [
+        ("mean_k_axis,k_min=8", "float32", 17 / 101),
+        ("abkv,k_min=8", "bfloat16", 17 / 101),
+        ("abkv,mode=B,k_min=8", "float32", 17 / 101),
+        ("rank_window,k_min=8,edge=shift", "bfloat16", 17 / 101),
+        ("topk_warm,k_min=8,recent=4,refresh=6", "float32", 16 / 101),
+        ("topk_warm,k_min=8,recent=4,refresh=6", "bfloat16", 16 / 101),
+    ],
+)
+def test_what_is_counted_of_a_selection_is_what_it_declares(method, dtype, share):
+    found = seen_of(method, dtype)
+    assert found.declared == pytest.approx(share)
+    assert found.counted == near(share, found.planted)
+    assert faults(found)[:2] == [False, False]
+
+
+def test_a_window_whose_size_depends_on_the_data_declares_what_it_held():
+    found = seen_of("rank_window,k_min=80")
+    assert 41 / 101 <= found.declared <= 81 / 101
+    assert found.counted == near(found.declared, found.planted)
+    assert faults(found)[:2] == [False, False]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tokens_that_were_merged_all_have_influence_and_are_not_read_in_a_step(dtype):
     found = seen_of("tests.evil.knows_probes:Merged", dtype)

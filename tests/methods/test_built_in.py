@@ -9,16 +9,20 @@ import torch
 
 from attnbench.errors import Unsupported
 from attnbench.methods import registry
+from attnbench.methods.abkv import Abkv
 from attnbench.methods.base import CacheLength, CacheView, LayerShape
 from attnbench.methods.conformance import Outcome, conform, relative_error
 from attnbench.methods.dcr_topk import DcrTopK
 from attnbench.methods.int4_kv import Int4Kv
 from attnbench.methods.int8_kv import Int8Kv, key_scales, nearest_codes, value_scales
+from attnbench.methods.mean_k_axis import MeanKAxis
 from attnbench.methods.oracle_topk import OracleTopK
 from attnbench.methods.random_k import RandomK
+from attnbench.methods.rank_window import RankWindow
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.sdpa import Sdpa
 from attnbench.methods.sink_window import SinkWindow
+from attnbench.methods.topk_warm import TopKWarm
 from attnbench.methods.trial import Case, Trial
 
 CPU = torch.device("cpu")
@@ -28,6 +32,8 @@ IN_TORCH = [
     *(replace(m, impl="torch") for m in (*SinkWindow.variants("cpu"), Int8Kv())),
     *(*Int4Kv.variants("cpu"), *OracleTopK.variants("cpu")),
     *(method for method in DcrTopK.variants("cpu") if method.generation == "m1"),
+    *(*MeanKAxis.variants("cpu")[1:], *Abkv.variants("cpu")[2:]),
+    *(*RankWindow.variants("cpu")[1:], *TopKWarm.variants("cpu")[1:]),
 ]
 
 
