@@ -68,18 +68,29 @@ RING_CANDIDATES: Candidates = (
 
 
 def split_configurations(
-    shape: LayerShape, row_bytes: int, candidates: Candidates = EXACT_CANDIDATES
+    shape: LayerShape,
+    row_bytes: int,
+    candidates: Candidates = EXACT_CANDIDATES,
+    most_rows: int | None = None,
 ) -> tuple[KernelConfig, ...]:
-    """Launch parameters worth trying; `row_bytes` is one token's key and value of one KV head."""
-    found = (configuration(shape, row_bytes, *candidate) for candidate in candidates)
+    """Launch parameters worth trying; `row_bytes` is one token's key and value of one KV head, and
+    a tile holds `most_rows` at most."""
+    found = (configuration(shape, row_bytes, *each, most_rows) for each in candidates)
     return tuple(dict.fromkeys(config for config in found if config is not None))
 
 
 def configuration(
-    shape: LayerShape, row_bytes: int, half: bool, warps: int, stages: int, on_an_sm: int
+    shape: LayerShape,
+    row_bytes: int,
+    half: bool,
+    warps: int,
+    stages: int,
+    on_an_sm: int,
+    most_rows: int | None = None,
 ) -> KernelConfig | None:
     """One candidate for this shape; None where its tiles do not fit in shared memory."""
     block_n = rows_of(TILE_BYTES // 2 if half else TILE_BYTES, row_bytes)
+    block_n = min(block_n, most_rows or block_n)
     if (stages - 1) * block_n * row_bytes + SCRATCH_BYTES > SHARED_BYTES:
         return None
     splits = whole_waves(

@@ -49,9 +49,13 @@ POINTERS = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
     torch.int8: "*i8",
+    torch.uint8: "*u8",
+    torch.float8_e4m3fn: "*fp8e4nv",
     torch.int32: "*i32",
     torch.int64: "*i64",
 }
+# Kernels that need instructions which earlier GPUs lack.
+LEAST_CAPABILITY = {"fp8_decode_kernel": 89}
 RING = ring_decode.ring_decode_kernel
 SKINNY_PRODUCT = skinny_product.skinny_product_kernel
 RING_PRODUCT = ring_product.ring_product_kernel
@@ -76,6 +80,9 @@ CASES = (
     ("sink_window,impl=triton", torch.bfloat16, 128, False),
     ("int8_kv,impl=triton", torch.bfloat16, 64, True),
     ("int8_kv,impl=triton", torch.float16, 256, False),
+    ("int4_kv,impl=triton", torch.bfloat16, 64, False),
+    ("int4_kv,keys=token,values=exact,impl=triton", torch.float16, 128, False),
+    ("fp8_kv,impl=triton", torch.bfloat16, 64, False),
     ("waiting,impl=triton,wait_us=5,inner=flash_decode", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6,scorer=cache,sharing=group", torch.float16, 128, False),
@@ -290,6 +297,9 @@ def main() -> None:
     for case, config, default, launch in (*recorded(), *recorded_products()):
         source, options = source_of(launch)
         for capability in CAPABILITIES if default else (90,):
+            if capability < LEAST_CAPABILITY.get(launch.kernel.fn.__name__, 0):
+                print(json.dumps(refusal(launch, capability)), flush=True)
+                continue
             compiled = triton.compile(
                 source, target=GPUTarget("cuda", capability, 32), options=options
             )
@@ -324,6 +334,17 @@ def main() -> None:
             "barrier_before_ticket": barrier_before_ticket(ptx),
         }
         print(json.dumps(row), flush=True)
+
+
+def refusal(launch: Launch, capability: int) -> dict[str, object]:
+    """What the compiler says of a kernel that this GPU has no instructions for."""
+    source, options = source_of(launch)
+    said = ""
+    try:
+        triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    except Exception as error:  # noqa: BLE001 - whatever it says is the finding
+        said = f"{error} {error.__cause__ or ''}"
+    return {"refused": launch.kernel.fn.__name__, "refused_by": capability, "said": said}
 
 
 def barrier_before_ticket(ptx: str) -> bool:

@@ -36,6 +36,12 @@ def test_every_kernel_of_the_package_has_a_compile_case(compiled):
     assert entry_points == {row["kernel"] for row in compiled if "kernel" in row}
 
 
+DECODERS = {
+    "split_decode_kernel",
+    "int8_decode_kernel",
+    "int4_decode_kernel",
+    "fp8_decode_kernel",
+}
 RINGS = {"ring_decode_kernel", "ring_product_kernel"}
 
 
@@ -53,8 +59,17 @@ def rings_of(compiled: list[dict], kernel: str) -> list[dict]:
 def test_every_offered_default_fits_in_99_kib_on_every_capability(compiled, capability):
     rows = [row for row in compiled if row.get("capability") == capability and not is_ring(row)]
     entry_points = {r["entry_point"] for r in compiled if len(r) == 1}
-    assert {row["kernel"] for row in rows} == entry_points - RINGS
+    lacking = {name for name, least in launches.LEAST_CAPABILITY.items() if capability < least}
+    assert {row["kernel"] for row in rows} == entry_points - RINGS - lacking
     assert {row["case"] for row in rows if row["shared_bytes"] > SHARED_BYTES} == set()
+
+
+def test_what_needs_later_instructions_is_refused_by_the_compiler_of_earlier_gpus(compiled):
+    refused = {row["refused"]: row for row in compiled if "refused" in row}
+    assert set(refused) == set(launches.LEAST_CAPABILITY)
+    for row in refused.values():
+        assert row["refused_by"] < launches.LEAST_CAPABILITY[row["refused"]]
+        assert "fp8e4nv not supported" in row["said"], row
 
 
 def test_every_configuration_on_offer_fits_in_99_kib(compiled):
@@ -66,7 +81,7 @@ def test_every_configuration_on_offer_fits_in_99_kib(compiled):
 
 def test_the_main_loop_copies_asynchronously_and_threads_meet_before_a_program_reports(compiled):
     for row in compiled:
-        if row.get("kernel") in ("split_decode_kernel", "int8_decode_kernel"):
+        if row.get("kernel") in DECODERS:
             assert row["async_copies"] > 0, row
             assert row["barrier_before_ticket"], row
 

@@ -240,6 +240,7 @@ def test_every_full_attention_layer_of_a_model_is_looked_at_and_no_other(archite
         ("int4_kv,group=16", 1.0),
         ("int4_kv,keys=token,group=24", 1.0),
         ("int4_kv,values=exact,group=32", 1.0),
+        ("fp8_kv,impl=torch", 1.0),
         ("oracle_topk", 15 / 101),
         ("oracle_topk,shared=true", 15 / 101),
         ("oracle_topk,share=0.5", 50 / 101),

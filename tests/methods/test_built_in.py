@@ -13,6 +13,8 @@ from attnbench.methods.abkv import Abkv
 from attnbench.methods.base import CacheLength, CacheView, LayerShape
 from attnbench.methods.conformance import Outcome, conform, relative_error
 from attnbench.methods.dcr_topk import DcrTopK
+from attnbench.methods.fp8_kv import Fp8Kv
+from attnbench.methods.fp8_kv import codes_of as fp8_codes
 from attnbench.methods.int4_kv import Int4Kv
 from attnbench.methods.int8_kv import Int8Kv, key_scales, nearest_codes, value_scales
 from attnbench.methods.mean_k_axis import MeanKAxis
@@ -32,6 +34,7 @@ IN_TORCH = [
     *(replace(m, impl="torch") for m in (*SinkWindow.variants("cpu"), Int8Kv())),
     *(*Int4Kv.variants("cpu"), *OracleTopK.variants("cpu")),
     *(method for method in DcrTopK.variants("cpu") if method.generation == "m1"),
+    *(*Int4Kv.variants("cpu"), *Fp8Kv.variants("cpu"), *OracleTopK.variants("cpu")),
     *(*MeanKAxis.variants("cpu")[1:], *Abkv.variants("cpu")[2:]),
     *(*RankWindow.variants("cpu")[1:], *TopKWarm.variants("cpu")[1:]),
 ]
@@ -67,7 +70,8 @@ def test_the_triton_kernel_is_refused_for_head_dimensions_that_it_does_not_have(
 def test_the_triton_kernels_are_refused_on_a_cpu_without_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     shape = Case(8, 64, 4).shape(torch.float32, CPU, 1)
-    for spec in ("flash_decode", "int8_kv,impl=triton", "sink_window,impl=triton"):
+    triton = ("int8_kv", "int4_kv", "fp8_kv", "sink_window")
+    for spec in ("flash_decode", *(f"{name},impl=triton" for name in triton)):
         with pytest.raises(Unsupported, match="needs a CUDA GPU"):
             registry.parse(spec).check(shape)
 
@@ -131,6 +135,34 @@ def test_int8_is_near_exact_attention_but_not_equal_to_it():
     int8 = trial.first_output(Int8Kv(impl="torch").layer(trial.shape))
     exact = trial.first_output(Sdpa().layer(trial.shape))
     assert 1e-4 < relative_error(int8, exact) < 5e-2
+
+
+@pytest.mark.parametrize("scale", ["head", "tensor"])
+def test_fp8_codes_are_within_a_sixteenth_and_one_scale_serves_a_head_or_the_layer(scale):
+    rows = torch.randn(2, 3, 50, 8)
+    rows[0, 1] *= 10
+    worth = Fp8Kv(scale=scale).scales(rows)
+    largest = rows.abs().amax(dim=(2, 3)) if scale == "head" else rows.abs().max().expand(2, 3)
+    assert torch.equal(worth, largest / 448)
+    rounded = fp8_codes(rows, worth).float() * worth[:, :, None, None]
+    least = 2.0**-10 * worth[:, :, None, None]  # half of the step next to zero
+    assert ((rounded - rows).abs() <= rows.abs() / 16 * 1.001 + least).all()
+
+
+def test_fp8_keeps_a_byte_an_element_and_needs_no_exact_cache():
+    trial = Trial.make(Case(300, 64, 4, batch=2), torch.float16, CPU, 1)
+    layer, cache = Fp8Kv(impl="torch").layer(trial.shape), trial.cache()
+    layer.prefill(cache)
+    exact = cache.k.nbytes + cache.v.nbytes
+    scales = 2 * 2 * 2 * 4
+    assert sum(tensor.nbytes for tensor in layer.tensors()) == exact // 2 + scales
+    assert layer.bytes_read() == 301 * trial.shape.row_bytes // 2 + scales
+    step = trial.steps[0]
+    expected = layer.decode(step.q, step.k, step.v)
+    layer.reset()
+    cache.k.fill_(float("nan"))
+    cache.v.fill_(float("nan"))
+    assert torch.equal(layer.decode(step.q, step.k, step.v), expected)
 
 
 def test_random_k_draws_the_same_rows_again_and_others_for_another_layer_or_seed():
