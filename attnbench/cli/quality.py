@@ -50,6 +50,14 @@ def quality(
             "model.",
         ),
     ] = False,
+    selection: Annotated[
+        bool,
+        typer.Option(
+            "--selection",
+            help="Judge nothing: show what methods select, how it drifts, and whether overlap with "
+            "exact top-k tells of the output. Bare: selections at three coverages.",
+        ),
+    ] = False,
     band: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,6 +110,8 @@ def quality(
 
     attnbench quality mine.py:MySelection --why-random
 
+    attnbench quality --selection --ctx 1024
+
     attnbench quality int8_kv --model model.gguf --ctx 8192 --text wiki.txt --full
     """
     from attnbench.ledger import Ledger
@@ -113,8 +123,6 @@ def quality(
 
     if maps is not None:
         require_drawable(maps)
-    book = Ledger(ledger)
-    require_appendable(book)
     request = QualityRequest(
         model=model,
         methods=tuple(methods or ()),
@@ -128,6 +136,12 @@ def quality(
         bands=tuple(band or ()),
         contrast=why_random,
     )
+    if selection:
+        _require_alone(plan=plan, maps=maps is not None, why_random=why_random, band=bool(band))
+        _show_selections(request, as_json=as_json)
+        return
+    book = Ledger(ledger)
+    require_appendable(book)
     if plan:
         _show_plan(request, as_json=as_json)
         return
@@ -151,6 +165,36 @@ def _appraised(request: QualityRequest, book: Ledger, *, as_json: bool) -> Appra
             report.note(f"note: {remark}")
         report.note(f"{len(plan.arms)} arms, {in_words(plan.minutes)} on {plan.cell.facts.name}")
         return Appraiser(plan, book, report).appraise()
+
+
+def _require_alone(**others: bool) -> None:
+    """Options that mean nothing beside --selection are refused."""
+    from attnbench.errors import UsageError
+
+    given = [f"--{name.replace('_', '-')}" for name, is_given in others.items() if is_given]
+    if given:
+        raise UsageError(
+            f"--selection is a report of its own, without {', '.join(given)}",
+            hint="run the command twice",
+        )
+
+
+def _show_selections(request: QualityRequest, *, as_json: bool) -> None:
+    """Follow selections in this process, and print what was found."""
+    import msgspec
+    from rich.console import Console
+
+    from attnbench.measure.following import follow_selections
+    from attnbench.report.following_table import following_table
+    from attnbench.report.progress import reporter
+
+    shown = reporter(Console(stderr=True), json=as_json)
+    with shown as report, report.stage("selections, step by step") as stage:
+        found = follow_selections(request, stage.update)
+    if as_json:
+        typer.echo(msgspec.json.encode(found).decode())
+    else:
+        console().print(following_table(found))
 
 
 def _show_plan(request: QualityRequest, *, as_json: bool) -> None:
