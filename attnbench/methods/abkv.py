@@ -35,6 +35,7 @@ from attnbench.methods.selection import (
     require_budget,
     require_groups,
     score_dtype,
+    share_of,
 )
 from attnbench.methods.static_rows import StaticReferenceLayer, StaticRowsLayer
 
@@ -54,7 +55,7 @@ class Abkv(Method):
 
     name: ClassVar[str] = "abkv"
     family: ClassVar[Family] = Family.APPROXIMATE
-    source: ClassVar[str] = "https://github.com/Seqev/dcr-attention_v3"
+    source: ClassVar[str] = "Seqev/dcr-attention_v3"
 
     def __post_init__(self) -> None:
         require_budget(self.name, self.coverage, self.k_min)
@@ -85,7 +86,7 @@ class Abkv(Method):
         prompt = keys.shape[2]
         count = self.k_eff(prompt)
         if self.mode == "B":
-            count = max(count, math.floor(self.scan * prompt))
+            count = max(count, math.floor(share_of(self.scan, prompt)))
         return by_projection(keys, mean_direction(keys, over=(0, 2)), count)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:

@@ -39,7 +39,7 @@ class MeanKAxis(Method):
 
     name: ClassVar[str] = "mean_k_axis"
     family: ClassVar[Family] = Family.APPROXIMATE
-    source: ClassVar[str] = "https://github.com/Seqev/dcr-attention_v3"
+    source: ClassVar[str] = "Seqev/dcr-attention_v3"
 
     def __post_init__(self) -> None:
         require_budget(self.name, self.coverage, self.k_min)

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from attnbench.methods.base import CacheView, Family, LayerShape, Method, MethodLayer
+from attnbench.methods.dcr_topk import SHORTEST
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.selection import (
-    LEAST_NORM,
     attend_chosen,
     even_budget,
     grouped,
@@ -49,7 +49,7 @@ class RankWindow(Method):
 
     name: ClassVar[str] = "rank_window"
     family: ClassVar[Family] = Family.APPROXIMATE
-    source: ClassVar[str] = "https://github.com/Seqev/dcr-attention_v3"
+    source: ClassVar[str] = "Seqev/dcr-attention_v3"
 
     def __post_init__(self) -> None:
         require_budget(self.name, self.coverage, self.k_min)
@@ -86,7 +86,7 @@ class RankWindow(Method):
         kept = self.k_eff(tokens)
         if kept >= tokens:
             return torch.arange(tokens, device=keys.device)
-        direction: Tensor = query.double() / query.double().norm().clamp_min(LEAST_NORM)
+        direction: Tensor = query.double() / query.double().norm().clamp_min(SHORTEST)
         along: Tensor = (keys.double() * direction).sum(dim=-1)
         centre = int((along < (query.double() * direction).sum()).sum())
         centre = min(centre, tokens - 1)
@@ -127,7 +127,7 @@ class RankWindowLayer(ExactCacheLayer):
         dtype = score_dtype(q.dtype)
         queries = grouped(q, self.shape.kv_heads).to(dtype)
         norm = queries.norm(dim=-1, keepdim=True)
-        along = (queries / norm.clamp_min(LEAST_NORM)) @ keys.to(dtype).mT
+        along = (queries / norm.clamp_min(SHORTEST)) @ keys.to(dtype).mT
         order = along.argsort(dim=-1, stable=True)
         places, inside = self._window((along < norm).sum(dim=-1, keepdim=True))
         self.held.copy_(inside.sum(dim=-1))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from attnbench.errors import Unsupported, UsageError
 from attnbench.methods.base import LayerShape
+from attnbench.methods.dcr_topk import SHORTEST, DcrTopK, as_fraction
 from attnbench.methods.random_k import gathered
-
-LEAST_NORM = 1e-12  # of a key that is divided by its norm
 
 
 def require_budget(name: str, coverage: float, k_min: int) -> None:
@@ -35,8 +34,12 @@ def require_groups(name: str, shape: LayerShape) -> None:
 
 def even_budget(coverage: float, k_min: int, tokens: int) -> int:
     """DCR's code: max(k_min, floor(coverage · N)), rounded up to even, and N at most."""
-    kept = max(k_min, math.floor(coverage * tokens))
-    return min(kept + kept % 2, tokens)
+    return DcrTopK(coverage=coverage, k_min=k_min).kept(tokens)
+
+
+def share_of(coverage: float, tokens: int) -> Fraction:
+    """So much of so many tokens, of the decimal number that was written: .29 of 100 are 29."""
+    return Fraction(*as_fraction(coverage)) * tokens
 
 
 def score_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -54,9 +57,9 @@ def mean_direction(keys: Tensor, over: tuple[int, ...]) -> Tensor:
     """normalise(mean of K / |K|) over dimensions `over` of [..,N,D], which stay with size 1; in
     float64."""
     wide = keys.double()
-    unit: Tensor = wide / wide.norm(dim=-1, keepdim=True).clamp_min(LEAST_NORM)
+    unit: Tensor = wide / wide.norm(dim=-1, keepdim=True).clamp_min(SHORTEST)
     mean = unit.mean(dim=over, keepdim=True)
-    axis: Tensor = mean / mean.norm(dim=-1, keepdim=True).clamp_min(LEAST_NORM)
+    axis: Tensor = mean / mean.norm(dim=-1, keepdim=True).clamp_min(SHORTEST)
     return axis
 
 

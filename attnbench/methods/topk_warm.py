@@ -35,6 +35,7 @@ from attnbench.methods.selection import (
     require_budget,
     require_groups,
     score_dtype,
+    share_of,
 )
 
 
@@ -53,7 +54,7 @@ class TopKWarm(Method):
 
     name: ClassVar[str] = "topk_warm"
     family: ClassVar[Family] = Family.APPROXIMATE
-    source: ClassVar[str] = "https://github.com/Seqev/dcr-attention_v3"
+    source: ClassVar[str] = "Seqev/dcr-attention_v3"
 
     def __post_init__(self) -> None:
         require_budget(self.name, self.coverage, self.k_min)
@@ -76,7 +77,7 @@ class TopKWarm(Method):
 
     def kept(self, tokens: int) -> int:
         """Tokens to attend to of so many; one more token is one more of these at most."""
-        return min(max(self.k_min, math.ceil(self.coverage * tokens)), tokens)
+        return min(max(self.k_min, math.ceil(share_of(self.coverage, tokens))), tokens)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
         """What one token after a prompt of all others attends to."""

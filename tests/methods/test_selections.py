@@ -58,6 +58,13 @@ def test_the_budget_is_that_of_dcrs_code(tokens, kept):
     assert even_budget(0.15, 64, tokens) == kept
 
 
+def test_a_coverage_is_the_decimal_number_that_was_written():
+    assert TopKWarm(coverage=0.07, k_min=1).kept(100) == 7
+    assert (
+        Abkv("B", coverage=0.01, scan=0.29, k_min=1).chosen(torch.randn(1, 1, 100, 4)).numel() == 29
+    )
+
+
 def test_an_odd_least_is_rounded_up_and_never_beyond_the_tokens():
     assert even_budget(0.15, 63, 100) == 64
     assert even_budget(0.15, 63, 63) == 63
