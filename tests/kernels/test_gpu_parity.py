@@ -9,7 +9,7 @@ import torch
 
 from attnbench.errors import Unsupported
 from attnbench.methods import registry
-from attnbench.methods.base import CacheLength, CacheView, LayerShape, MethodLayer
+from attnbench.methods.base import CacheLength, CacheView, LayerShape, Method, MethodLayer
 from attnbench.methods.conformance import (
     BOUNDS,
     Check,
@@ -34,7 +34,12 @@ METHODS = [
 ]
 # Llama-3.2-1B's layer: four sequences of 32768 tokens.
 HERO = LayerShape(4, 32, 8, 64, 32768 + 16, torch.bfloat16, CUDA, layer=0, scale=0.125)
-KERNELS = ("flash_decode", "int8_kv,impl=triton", "sink_window,impl=triton")
+FEW_BITS = ("int8_kv", "int4_kv", "fp8_kv")
+KERNELS = (
+    "flash_decode",
+    "sink_window,impl=triton",
+    *(f"{name},impl=triton" for name in FEW_BITS),
+)
 
 
 def report(checks: list[Check]) -> str:
@@ -60,15 +65,39 @@ def test_every_method_conforms_in_16_bits_and_in_a_cuda_graph(method):
             method.resolved(CUDA).check(CASE.shape(torch.bfloat16, CUDA, 1))
 
 
+def skip_if_unsupported(method: Method) -> None:
+    """FP8 needs instructions that not every GPU has."""
+    try:
+        method.check(HERO)
+    except Unsupported as refusal:
+        pytest.skip(refusal.message)
+
+
 @pytest.mark.parametrize("spec", KERNELS)
 def test_kernels_grow_inside_a_cuda_graph(spec):
+    skip_if_unsupported(registry.parse(spec))
     checks = conform(registry.parse(spec), CUDA, dtypes=(torch.bfloat16,))
     growth = next(check for check in checks if check.name == "growth in a CUDA graph")
     assert growth.passed, report(checks)
 
 
-@pytest.mark.parametrize("spec", ["flash_decode", "int8_kv,impl=triton"])
+@pytest.mark.parametrize("keys", ["channel", "token"])
+def test_a_group_of_four_bit_codes_fills_up_inside_a_cuda_graph(keys):
+    method = registry.parse(f"int4_kv,group=16,keys={keys},impl=triton")
+    trial = Trial.make(replace(CASE, tokens=1006), torch.bfloat16, CUDA, 4, seed=7)
+    layer, cache = method.layer(trial.shape), trial.cache()
+    layer.prefill(cache)
+    replay = CapturedDecode(layer, trial.steps[0])
+    layer.reset()
+    expected = trial.appended_by(method.reference_layer(trial.shape))
+    for step, wanted in zip(trial.steps, expected, strict=True):
+        assert relative_error(replay(step), wanted) < BOUNDS[torch.bfloat16]
+        cache.length.advance()
+
+
+@pytest.mark.parametrize("spec", [spec for spec in KERNELS if "sink" not in spec])
 def test_kernels_conform_in_float32_without_tf32(spec):
+    skip_if_unsupported(registry.parse(spec))
     checks = conform(registry.parse(spec), CUDA, dtypes=(torch.float32,))
     assert not [c for c in checks if c.outcome is Outcome.FAILED], "\n" + report(checks)
 
@@ -134,10 +163,11 @@ def test_the_exact_kernel_is_as_near_to_float64_as_sdpa_at_the_full_shape(hero):
     assert errors["flash_decode"] <= 2 * errors["sdpa"], errors
 
 
-def test_every_configuration_of_the_int8_kernel_is_right_at_the_full_shape(hero):
-    method = registry.parse("int8_kv")
+@pytest.mark.parametrize("name", FEW_BITS)
+def test_every_configuration_of_a_kernel_of_few_bits_is_right_at_the_full_shape(hero, name):
+    method = registry.parse(f"{name},impl=triton")
+    skip_if_unsupported(method)
     expected = decoded(method.reference_layer(HERO), hero)
-    method = registry.parse("int8_kv,impl=triton")
     errors = {
         config: relative_error(decoded(method.layer(replace(HERO, kernel=config)), hero), expected)
         for config in method.configurations(HERO)
@@ -148,6 +178,7 @@ def test_every_configuration_of_the_int8_kernel_is_right_at_the_full_shape(hero)
 @pytest.mark.parametrize("spec", KERNELS)
 def test_a_thousand_replays_at_the_full_shape_give_the_same_bits(spec, hero):
     cache, step = hero
+    skip_if_unsupported(registry.parse(spec))
     layer = registry.parse(spec).layer(HERO)
     layer.prefill(cache)
     replay = CapturedDecode(layer, step)
