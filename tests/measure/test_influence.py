@@ -287,6 +287,21 @@ def test_a_window_whose_size_depends_on_the_data_declares_what_it_held():
     assert faults(found)[:2] == [False, False]
 
 
+@pytest.mark.parametrize(
+    ("method", "dtype", "least"),
+    [
+        ("aether,variant=scaled,block=4,threshold=share,value=0.3,heads=own", "float32", 0.29),
+        ("aether,variant=scaled,block=4,threshold=share,value=0.3", "bfloat16", 0.31),
+        ("aether,block=4,value=1e9,sinks=5", "float32", 0.19),
+    ],
+)
+def test_what_is_counted_of_blocks_that_the_data_choose_is_what_is_declared(method, dtype, least):
+    found = seen_of(method, dtype)
+    assert least <= found.declared < 0.7
+    assert found.counted == near(found.declared, found.planted)
+    assert faults(found)[:2] == [False, False]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tokens_that_were_merged_all_have_influence_and_are_not_read_in_a_step(dtype):
     found = seen_of("tests.evil.knows_probes:Merged", dtype)

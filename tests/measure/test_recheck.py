@@ -127,6 +127,8 @@ def worst(checks: tuple[StepCheck, ...]) -> float:
         "oracle_topk,shared=true",
         "dcr_topk,k_min=4",
         "dcr_topk,k_min=4,sharing=group",
+        "aether,variant=scaled,block=4,threshold=share,value=0.4",
+        "aether,block=4,governor=g1",
         "random_k",
         "uniform_mean",
         "zero_cost",
