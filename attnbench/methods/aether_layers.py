@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attnbench.methods.aether import Aether
 from attnbench.methods.aether_certificate import Certificate, longest_values, skipped_mass
-from attnbench.methods.aether_choice import chosen
+from attnbench.methods.aether_choice import chosen, spread
 from attnbench.methods.aether_governors import STATE, Seen, moved, start
 from attnbench.methods.base import CacheView, LayerShape
 from attnbench.methods.block_store import BlockStore, blocks_in, tokens_in
@@ -94,7 +94,7 @@ class AetherTorchLayer(ExactCacheLayer):
             scores = self.method.formula.score(queries, blocks, self.shape.scale)
             candidates = torch.ones_like(scores, dtype=torch.bool)
             if let is not None:
-                members = let.repeat_interleave(self.method.fan, dim=-1)
+                members = spread(let, self.method.fan)
                 candidates = members[..., : scores.shape[-1]]
             self.computed += candidates.sum(dim=-1)
             let = candidates & (scores >= self._value(4))
@@ -130,7 +130,7 @@ class AetherTorchLayer(ExactCacheLayer):
         self.rescued[:, head] = nothing
         self.mask[:, head].zero_()
         self.mask[:, head, :, :count] = kept
-        rows = kept.repeat_interleave(self.method.block, dim=-1)[..., : self.tokens]
+        rows = spread(kept, self.method.block)[..., : self.tokens]
         logits = logits.masked_fill(~rows, -torch.inf)
         if self.method.formula.is_bound:
             bounds = self.method.formula.logits(scores, self.shape.scale)

@@ -292,7 +292,6 @@ def test_a_window_whose_size_depends_on_the_data_declares_what_it_held():
     [
         ("aether,variant=scaled,block=4,threshold=share,value=0.3,heads=own", "float32", 0.29),
         ("aether,variant=scaled,block=4,threshold=share,value=0.3", "bfloat16", 0.31),
-        ("aether,block=4,value=1e9,sinks=5", "float32", 0.19),
         ("quest,share=0.2,page=4,dense_layers=0", "float16", 21 / 101),
     ],
 )

@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from attnbench.errors import Unsupported, UsageError
 from attnbench.methods import registry
 from attnbench.methods.aether import Aether
 from attnbench.methods.base import CacheLength, CacheView, LayerShape
 from attnbench.methods.conformance import BOUNDS, Outcome, conform, relative_error
+from attnbench.methods.quest import Quest
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.trial import Case, Trial
 
@@ -124,15 +126,16 @@ def test_the_backend_of_trt_is_off_below_128_tokens():
         assert stepped(method, trial)[0].witness()["dense"] == dense
 
 
-def test_a_step_may_be_repeated_and_a_reset_forgets_it():
+def test_a_step_may_be_repeated_and_a_reset_forgets_those_after_it():
     for method in (Aether("scaled", 8, "share", 0.3), Aether(block=8, governor="g3")):
-        trial = Trial.make(SMALL, torch.float32, CPU, 2)
+        trial = Trial.make(SMALL, torch.float32, CPU, 5)
         layer, first, cache = stepped(method, trial)
         other, step = trial.steps[1], trial.steps[0]
         layer.decode(other.q, other.k, other.v)
         assert torch.equal(layer.decode(step.q, step.k, step.v), first)
-        cache.length.advance()
-        layer.decode(other.q, other.k, other.v)
+        said = layer.witness()
+        for _ in trial.continued(layer, cache):  # beyond the block that the prompt ends in
+            pass
         cache.length.set(SMALL.tokens)
         layer.reset()
         fresh = method.layer(trial.shape)
@@ -142,6 +145,7 @@ def test_a_step_may_be_repeated_and_a_reset_forgets_it():
         torch.testing.assert_close(layer.longest, fresh.longest, rtol=1e-6, atol=0)
         assert torch.equal(layer.state, fresh.state)
         assert torch.equal(layer.decode(step.q, step.k, step.v), first)
+        assert layer.witness() == said
 
 
 @pytest.mark.parametrize(
@@ -195,6 +199,34 @@ def test_a_prompt_may_be_empty():
         out = layer.decode(torch.ones(1, 2, 1, 8), torch.ones(1, 1, 1, 8), v)
         torch.testing.assert_close(out, v.expand(1, 2, 1, 8))
         assert layer.witness()["kept_share"] == 1.0
+
+
+class AsksTheHost(TorchDispatchMode):
+    """Refuses operators whose result the host has to wait for."""
+
+    WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "repeat_interleave")
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indexed = name == "index" and any(
+            each is not None and each.dtype is torch.bool for each in args[1]
+        )
+        assert name not in self.WAIT
+        assert not indexed
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "method", [*Aether.variants("cpu"), Quest()], ids=lambda method: method.label
+)
+def test_a_step_asks_the_host_for_nothing(method):
+    trial = Trial.make(Case(150, 16, 2), torch.float32, CPU)
+    layer, step = method.layer(trial.shape), trial.steps[0]
+    layer.prefill(trial.cache())
+    with AsksTheHost():
+        layer.decode(step.q, step.k, step.v)
+    with AsksTheHost(), pytest.raises(AssertionError):
+        float(step.q.sum())
 
 
 def needle(tokens: int, block: int) -> Trial:

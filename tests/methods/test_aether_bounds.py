@@ -82,7 +82,7 @@ def adversarial(seed: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     yield q.bfloat16(), (base + 30).bfloat16()
 
 
-@pytest.mark.parametrize("block", [1, 7, 16, 64])
+@pytest.mark.parametrize("block", [1, 7, 64])
 @pytest.mark.parametrize("name", BOUNDS)
 def test_a_bound_is_never_below_a_logit_of_its_block(name, block):
     assert (

@@ -19,7 +19,7 @@ ROUNDING = 1e-9
 
 def hard_trials(seed: int):
     """Normal, tiny, constant and heavy-tailed keys; a query along one of them; keys alike within
-    blocks of four; values with a huge one."""
+    blocks of four; the newest value or an old one huge."""
     trial = Trial.make(Case(150, 16, 2, batch=2), torch.float32, CPU, seed=seed, sharpness=3.0)
     rng = torch.Generator().manual_seed(seed)
     yield trial
@@ -33,6 +33,7 @@ def hard_trials(seed: int):
     yield replace(trial, steps=(replace(trial.steps[0], q=along),))
     centres = torch.randn(2, 2, 38, 1, 16, generator=rng).expand(2, 2, 38, 4, 16)
     yield replace(trial, k=centres.flatten(2, 3)[:, :, :150] + 0.02 * trial.k)
+    yield replace(trial, steps=(replace(trial.steps[0], v=1000 * trial.steps[0].v),))
     v = trial.v.clone()
     v[:, :, 3] *= 100
     yield replace(trial, v=v)
