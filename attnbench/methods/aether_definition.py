@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from attnbench.methods.block_store import merged
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.reference import exact_attention
 
+Logs = npt.NDArray[np.float64]
+
 
 @dataclass
 class Keys:
@@ -28,19 +31,24 @@ class Keys:
     rows: Tensor
 
     @cached_property
-    def parts(self) -> list[Tensor]:
-        """Of each block; the last may be short."""
-        return list(torch.split(self.rows, self.method.block))
+    def tokens(self) -> list[int]:
+        """How many each block holds; the last may be short."""
+        return list(map(len, torch.split(self.rows, self.method.block)))
 
     @cached_property
-    def blocks(self) -> list[Summary]:
-        """What is kept of each block."""
-        return [self.method.formula.summarise(rows) for rows in self.parts]
+    def blocks(self) -> Summary:
+        """What is kept of each block: of the whole ones at once, and of the short one."""
+        block, formula = self.method.block, self.method.formula
+        whole, dim = len(self.rows) // block, self.rows.shape[1]
+        found = [formula.summarise(self.rows[: whole * block].reshape(whole, block, dim))]
+        if whole * block < len(self.rows):
+            found.append(stacked([formula.summarise(self.rows[whole * block :])]))
+        return Summary(*map(torch.cat, zip(*found, strict=True)))
 
     @cached_property
-    def sizes(self) -> list[tuple[list[Summary], list[int]]]:
+    def sizes(self) -> list[tuple[Summary, list[int]]]:
         """Blocks, and blocks of blocks, with how many tokens each holds."""
-        found = [(self.blocks, list(map(len, self.parts)))]
+        found = [(self.blocks, self.tokens)]
         for _ in range(1, self.method.levels):
             found.append(joined(*found[-1], self.method.fan))
         return found
@@ -62,19 +70,18 @@ class Head:
         return self.keys.method
 
     @property
-    def parts(self) -> list[Tensor]:
-        """Keys of each block."""
-        return self.keys.parts
+    def count(self) -> int:
+        """How many blocks there are."""
+        return len(self.keys.tokens)
 
     @cached_property
     def scores(self) -> list[float]:
         """The variant's score of each block."""
         return self.scored(self.keys.blocks)
 
-    def scored(self, blocks: list[Summary]) -> list[float]:
+    def scored(self, blocks: Summary) -> list[float]:
         """Scores of these blocks."""
-        beside = stacked(blocks)
-        found: list[float] = self.method.formula.score(self.asked, beside, self.scale)[0].tolist()
+        found: list[float] = self.method.formula.score(self.asked, blocks, self.scale)[0].tolist()
         return found
 
     @property
@@ -85,102 +92,93 @@ class Head:
     @cached_property
     def pinned(self) -> set[int]:
         """Blocks that are always kept."""
-        count = len(self.parts)
-        last = range(max(0, count - self.method.local), count)
-        return {*range(min(self.method.sinks, count)), *last}
+        last = range(max(0, self.count - self.method.local), self.count)
+        return {*range(min(self.method.sinks, self.count)), *last}
 
     @cached_property
     def order(self) -> list[int]:
         """Blocks by falling score after those that are always kept; of equals the first."""
-        every = range(len(self.parts))
+        every = range(self.count)
         return sorted(every, key=lambda at: (at not in self.pinned, -self.scores[at], at))
 
     @cached_property
-    def ceilings(self) -> list[float]:
-        """The logarithm of what a block weighs if every logit is its score."""
+    def ceilings(self) -> Logs:
+        """The logarithm of what a block weighs if every logit is its score; by falling score."""
         factor = 1.0 if self.method.formula.in_logits else self.scale
-        tokens = map(len, self.parts)
-        return [s * factor + math.log(n) for s, n in zip(self.scores, tokens, strict=True)]
+        return (np.array(self.scores) * factor + np.log(self.keys.tokens))[self.order]
 
     @cached_property
-    def weights(self) -> list[float]:
-        """The logarithm of what it does weigh."""
-        return [log_sum(rows.double() @ self.asked[0] * self.scale) for rows in self.parts]
+    def weights(self) -> Logs:
+        """The logarithm of what it does weigh, likewise."""
+        logits = (self.keys.rows.double() @ self.asked[0] * self.scale).cpu().numpy()
+        begins = range(0, len(logits), self.method.block)
+        found = [np.logaddexp.reduce(logits[at : at + self.method.block]) for at in begins]
+        return np.array(found)[self.order]
 
     def kept(self) -> set[int]:
         """Blocks to attend to."""
         if self.method.variant == "trt_backend" and len(self.keys.rows) < BACKEND_LEAST_TOKENS:
-            return set(range(len(self.parts)))
-        self.computed = len(self.parts)
+            return set(range(self.count))
+        self.computed = self.count
         chosen = {
             "absolute": self._reached,
             "relative": self._near_the_greatest,
-            "share": self._first,
+            "share": self._leading,
             "mass": self._promised,
             "guarantee": self._certified,
         }[self.method.kind]()
-        return chosen | self.pinned or {len(self.parts) - 1}
+        return chosen | self.pinned or {self.count - 1}
 
     def _near_the_greatest(self) -> set[int]:
         least = self.value * max(self.scores)
         return {at for at, score in enumerate(self.scores) if score >= least}
 
-    def _first(self) -> set[int]:
-        return set(self.order[: max(1, round(self.value * len(self.parts)))])
+    def _leading(self) -> set[int]:
+        return set(self.order[: max(1, round(self.value * self.count))])
 
     def _promised(self) -> set[int]:
-        goal = log_sum(self.ceilings) + math.log(self.value)
-        return self._until(lambda done: log_sum(self.ceilings[at] for at in done) >= goal)
+        held = np.logaddexp.accumulate(self.ceilings)
+        return self._until(held >= held[-1] + math.log(self.value))
 
     def _certified(self) -> set[int]:
+        held = np.logaddexp.accumulate(self.weights)
+        outside = np.logaddexp.accumulate(self.ceilings[::-1])[::-1][1:]
         most = math.log(self.method.guarantee / (1 - self.method.guarantee))
+        return self._until(outside <= most + held[:-1])
 
-        def is_certain(done: set[int]) -> bool:
-            outside = log_sum(c for at, c in enumerate(self.ceilings) if at not in done)
-            return outside <= most + log_sum(self.weights[at] for at in done)
-
-        return self._until(is_certain)
-
-    def _until(self, enough: Callable[[set[int]], bool]) -> set[int]:
-        for count in range(1, len(self.order)):
-            if enough(set(self.order[:count])):
-                return set(self.order[:count])
-        return set(self.order)
+    def _until(self, enough: npt.NDArray[np.bool_]) -> set[int]:
+        """The first blocks that are enough; all where none are."""
+        count = int(enough.argmax()) + 1 if enough.any() else self.count
+        return set(self.order[:count])
 
     def _reached(self) -> set[int]:
         """Members of blocks that reach the threshold at every level above."""
         sizes = self.keys.sizes
-        candidates = list(range(len(sizes[-1][0])))
+        candidates = list(range(len(sizes[-1][1])))
         self.computed = 0
         for level in range(len(sizes) - 1, -1, -1):
-            blocks, _ = sizes[level]
             self.computed += len(candidates)
-            scores = self.scored(blocks)
+            scores = self.scored(sizes[level][0])
             reached = [at for at in candidates if scores[at] >= self.value]
             if level:
-                below, fan = len(sizes[level - 1][0]), self.method.fan
+                below, fan = len(sizes[level - 1][1]), self.method.fan
                 members = (range(at * fan, min((at + 1) * fan, below)) for at in reached)
                 candidates = [at for each in members for at in each]
         return set(reached)
 
 
-def joined(blocks: list[Summary], tokens: list[int], fan: int) -> tuple[list[Summary], list[int]]:
+def joined(blocks: Summary, tokens: list[int], fan: int) -> tuple[Summary, list[int]]:
     """Blocks of `fan` blocks, and how many tokens each holds."""
-    groups = [slice(at, at + fan) for at in range(0, len(blocks), fan)]
-    held = [torch.tensor(tokens[group], device=blocks[0].centre.device) for group in groups]
-    balls = [merged(stacked(blocks[g]), h) for g, h in zip(groups, held, strict=True)]
-    return balls, [int(each.sum()) for each in held]
+    held = torch.split(torch.tensor(tokens, device=blocks.centre.device), fan)
+    parts = (torch.split(part, fan) for part in blocks)
+    members = (Summary(*each) for each in zip(*parts, strict=True))
+    balls = [merged(each, counts) for each, counts in zip(members, held, strict=True)]
+    return stacked(balls), [int(counts.sum()) for counts in held]
 
 
 def stacked(blocks: list[Summary]) -> Summary:
     """Blocks side by side."""
     return Summary(*(torch.stack(part) for part in zip(*blocks, strict=True)))
-
-
-def log_sum(logs: Iterable[float] | Tensor) -> float:
-    """The logarithm of a sum by those of its terms; of none it is minus infinity."""
-    terms = logs if isinstance(logs, Tensor) else torch.tensor(list(logs), dtype=torch.float64)
-    return float(torch.logsumexp(terms, dim=0)) if len(terms) else -math.inf
 
 
 def first_state(method: Aether, batch: int) -> list[list[float]]:
@@ -267,7 +265,7 @@ class AetherReferenceLayer(ExactCacheLayer):
         self.computed = [[head.computed for head in each] for each in heads]
         rows = rows_of(self.kept, self.method.block, keys.shape[2])
         if self.method.governor != "none":
-            seen = self._seen(rows, len(heads[0][0].parts))
+            seen = self._seen(rows, heads[0][0].count)
             state = torch.tensor(before, dtype=torch.float64)
             step = at - self.prefilled
             after = moved(self.method.governor, self.method.preset, state, seen, step)

@@ -203,8 +203,8 @@ class AetherTorchLayer(ExactCacheLayer):
     def witness(self) -> Mapping[str, float]:
         """Of the last step: tokens and blocks that a query head attended to on average, blocks read
         by a group, scores that were needed, heads that would have kept nothing, the worst head's
-        certificate where the scores are bounds, and the governor's ε. `dense` is 1 where all heads
-        kept all blocks."""
+        certificate where the scores are bounds, and the governor's ε. `dense_steps` is 1 where all
+        heads kept all blocks."""
         count = blocks_in(self.tokens, self.method.block)
         rows = float(self._rows_kept().double().mean())
         kept = float(self.mask.sum(dim=-1).double().mean())
@@ -216,7 +216,7 @@ class AetherTorchLayer(ExactCacheLayer):
             "blocks_read": float(self.mask.any(dim=2).sum(dim=-1).double().mean()),
             "bounds_computed": float(self.computed.double().mean()),
             "rescued": float(self.rescued.double().mean()),
-            "dense": float(self.tokens > 0 and kept == count),
+            "dense_steps": float(self.tokens > 0 and kept == count),
         }
         if self.method.formula.is_bound:
             mass, error = self.certificate()

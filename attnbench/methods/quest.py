@@ -71,23 +71,26 @@ class Quest(Method):
         """Exact attention of each query head over the tokens of its pages."""
         out = torch.empty(q.shape, dtype=torch.float64, device=q.device)
         for b in range(q.shape[0]):
-            for h in range(q.shape[1]):
-                keys, values = k[b, h // shape.group], v[b, h // shape.group]
-                rows = self.rows_of(q[b, h, 0], keys, shape.layer)
-                kept, worth = keys[None, None, rows], values[None, None, rows]
-                out[b, h] = exact_attention(q[b, h][None, None], kept, worth, shape.scale)[0, 0]
+            for head in range(shape.kv_heads):
+                keys, values = k[b, head], v[b, head]
+                pages = torch.split(keys.double(), self.page)
+                least = torch.stack([page.amin(dim=0) for page in pages])
+                greatest = torch.stack([page.amax(dim=0) for page in pages])
+                for h in range(head * shape.group, (head + 1) * shape.group):
+                    asked = q[b, h, 0].double()
+                    bounds = torch.maximum(asked * least, asked * greatest).sum(dim=-1)
+                    rows = self.rows_of(bounds.tolist(), len(keys), shape.layer)
+                    kept, worth = keys[None, None, rows], values[None, None, rows]
+                    one = exact_attention(q[b, h][None, None], kept, worth, shape.scale)
+                    out[b, h] = one[0, 0]
         return out
 
-    def rows_of(self, query: Tensor, keys: Tensor, layer: int) -> list[int]:
-        """Tokens that one query [D] attends to of keys [N,D]."""
-        bounds = []
-        for page in torch.split(keys.double(), self.page):
-            ends = torch.stack((page.amin(dim=0), page.amax(dim=0)))
-            bounds.append(float((query.double() * ends).amax(dim=0).sum()))
+    def rows_of(self, bounds: list[float], tokens: int, layer: int) -> list[int]:
+        """Tokens that a query head attends to, by the bounds of its pages."""
         last = len(bounds) - 1
         order = sorted(range(len(bounds)), key=lambda at: (at != last, -bounds[at], at))
-        chosen = sorted(order[: self.pages_kept(len(keys), layer)])
-        spans = (range(at * self.page, min((at + 1) * self.page, len(keys))) for at in chosen)
+        chosen = sorted(order[: self.pages_kept(tokens, layer)])
+        spans = (range(at * self.page, min((at + 1) * self.page, tokens)) for at in chosen)
         return [row for span in spans for row in span]
 
     def check(self, shape: LayerShape) -> None:
@@ -204,11 +207,11 @@ class QuestLayer(ExactCacheLayer):
         return (ends + self.attended) * self.shape.row_bytes
 
     def witness(self) -> Mapping[str, float]:
-        """The attended share, in pages too; `dense` is 1 where all are attended to."""
+        """The attended share, in pages too; `dense_steps` is 1 where all are attended to."""
         return {
             "kept_share": self.attended / self.visible,
             "attended_tokens": float(self.attended),
             "pages_kept": float(self.pages),
             "pages": float(blocks_in(self.visible, self.method.page)),
-            "dense": float(self.is_dense),
+            "dense_steps": float(self.is_dense),
         }

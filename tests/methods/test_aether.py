@@ -62,7 +62,7 @@ def test_on_normal_data_the_seed_prunes_nothing_and_says_so():
     trial = Trial.make(Case(600, 64, 2, kv_heads=1), torch.float32, CPU, sharpness=1.0)
     layer, out, _ = stepped(Aether(), trial)
     said = layer.witness()
-    assert (said["kept_share"], said["dense"], said["blocks_kept"]) == (1.0, 1.0, 10.0)
+    assert (said["kept_share"], said["dense_steps"], said["blocks_kept"]) == (1.0, 1.0, 10.0)
     step = trial.steps[0]
     k, v = torch.cat((trial.k, step.k), dim=2), torch.cat((trial.v, step.v), dim=2)
     assert relative_error(out, exact_attention(step.q, k, v, trial.shape.scale)) < 1e-5
@@ -123,7 +123,7 @@ def test_the_backend_of_trt_is_off_below_128_tokens():
     method = Aether("trt_backend", 8, "relative", 0.99)
     for tokens, dense in ((126, 1.0), (127, 0.0)):  # and the newest
         trial = Trial.make(Case(tokens, 16, 1), torch.float32, CPU)
-        assert stepped(method, trial)[0].witness()["dense"] == dense
+        assert stepped(method, trial)[0].witness()["dense_steps"] == dense
 
 
 def test_a_step_may_be_repeated_and_a_reset_forgets_those_after_it():

@@ -71,7 +71,7 @@ def test_the_first_layers_attend_to_everything_and_say_so():
         shape = replace(trial.shape, layer=number)
         layer = Quest().layer(shape)
         layer.prefill(trial.cache())
-        assert layer.witness()["dense"] == dense
+        assert layer.witness()["dense_steps"] == dense
         assert (layer.witness()["kept_share"] == 1.0) is bool(dense)
         full = 201 * shape.row_bytes
         assert (layer.bytes_read() == full) is bool(dense)
