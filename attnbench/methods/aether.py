@@ -20,6 +20,7 @@ from attnbench.errors import Unsupported, UsageError
 from attnbench.methods.aether_bounds import BOUNDS, VARIANTS, Variant, VariantName
 from attnbench.methods.aether_governors import GOVERNED, GovernorName, PresetName
 from attnbench.methods.base import Family, LayerShape, Method, MethodLayer
+from attnbench.methods.selection import require_groups
 
 BACKEND_LEAST_TOKENS = 128  # of `trt_backend`, which attends to all of a shorter context
 
@@ -168,10 +169,7 @@ class Aether(Method):
     def check(self, shape: LayerShape) -> None:
         """Whole groups, and a scale that keeps the order of logits."""
         super().check(shape)
-        if shape.heads % shape.kv_heads:
-            raise Unsupported(
-                f"{self.label}: {shape.heads} query heads do not share {shape.kv_heads} KV heads"
-            )
+        require_groups(self.label, shape)
         if not shape.scale > 0:
             raise Unsupported(f"{self.label}: a scale of {shape.scale} turns bounds round")
 

@@ -19,6 +19,7 @@ from attnbench.methods.aether_governors import STATE, Seen, moved, start
 from attnbench.methods.base import CacheView, LayerShape
 from attnbench.methods.block_store import BlockStore, blocks_in, tokens_in
 from attnbench.methods.exact_cache import ExactCacheLayer
+from attnbench.methods.selection import grouped
 
 
 class AetherTorchLayer(ExactCacheLayer):
@@ -75,12 +76,11 @@ class AetherTorchLayer(ExactCacheLayer):
         last = (self.tokens - 1) // self.method.block
         newest = longest_values(values[:, :, last * self.method.block :], self.method.block)
         self.longest[:, :, last : last + 1] = newest
-        shape = self.shape
-        queries = q.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_dim).double()
+        queries = grouped(q, self.shape.kv_heads).double()
         scores, candidates = self._scored(queries)
         heads = [
             self._attend(head, queries[:, head], scores[:, head], candidates[:, head], keys, values)
-            for head in range(shape.kv_heads)
+            for head in range(self.shape.kv_heads)
         ]
         self._govern()
         return torch.stack(heads, dim=1).reshape(q.shape).to(q.dtype)

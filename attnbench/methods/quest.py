@@ -15,13 +15,14 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from attnbench.errors import Unsupported, UsageError
+from attnbench.errors import UsageError
 from attnbench.methods.base import CacheView, Family, LayerShape, Method, MethodLayer
 from attnbench.methods.block_store import blocks_in
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.oracle_topk import highest
 from attnbench.methods.random_k import gathered
 from attnbench.methods.reference import exact_attention
+from attnbench.methods.selection import grouped, require_groups, share_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Quest(Method):
         """Pages to keep of so many tokens in this layer of the model, the last included."""
         if layer < self.dense_layers:
             return blocks_in(tokens, self.page)
-        return math.ceil(self.share * tokens / self.page)
+        return math.ceil(share_of(self.share, tokens) / self.page)
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
         """Exact attention of each query head over the tokens of its pages."""
@@ -96,10 +97,7 @@ class Quest(Method):
     def check(self, shape: LayerShape) -> None:
         """Whole groups."""
         super().check(shape)
-        if shape.heads % shape.kv_heads:
-            raise Unsupported(
-                f"{self.label}: {shape.heads} query heads do not share {shape.kv_heads} KV heads"
-            )
+        require_groups(self.label, shape)
 
     def layer(self, shape: LayerShape) -> MethodLayer:
         """A layer that gathers the pages of each query head."""
@@ -148,11 +146,10 @@ class QuestLayer(ExactCacheLayer):
         """Append, bound all pages, gather the chosen ones, attend in float32."""
         keys, values = self.append(k, v)
         self._note(keys)
-        shape = self.shape
-        queries = q.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_dim)
+        queries = grouped(q, self.shape.kv_heads)
         rows, inside = self._rows(queries)
         gathered_keys, gathered_values = (self._of_heads(kv, rows) for kv in (keys, values))
-        scores = (gathered_keys @ queries.float()[..., None])[..., 0] * shape.scale
+        scores = (gathered_keys @ queries.float()[..., None])[..., 0] * self.shape.scale
         weights = torch.softmax(scores.masked_fill(~inside, -torch.inf), dim=-1)
         out = weights[..., None, :] @ gathered_values
         return out.reshape(q.shape).to(q.dtype)

@@ -77,6 +77,11 @@ def test_the_first_layers_attend_to_everything_and_say_so():
         assert (layer.bytes_read() == full) is bool(dense)
 
 
+def test_a_share_is_the_decimal_number_that_was_written():
+    assert Quest(share=0.07, page=1).pages_kept(100, layer=2) == 7
+    assert Quest(share=0.07, page=2).pages_kept(100, layer=2) == 4
+
+
 @pytest.mark.parametrize("prompt", [0, 4, 5, 6])
 def test_ends_of_pages_grow_with_the_cache_and_a_reset_takes_them_back(prompt):
     trial = Trial.make(replace(SMALL, tokens=prompt), torch.float32, CPU, 9)
