@@ -41,6 +41,7 @@ DECODERS = {
     "int8_decode_kernel",
     "int4_decode_kernel",
     "fp8_decode_kernel",
+    "coded_decode_kernel",
 }
 RINGS = {"ring_decode_kernel", "ring_product_kernel"}
 

@@ -18,7 +18,12 @@ from attnbench.methods.split_kv import (
 )
 
 HERO = LayerShape(4, 32, 8, 64, 32896, torch.bfloat16, torch.device("cpu"), layer=0, scale=0.125)
-SPECS = ("flash_decode", "int8_kv,impl=triton", "sink_window,impl=triton")
+SPECS = (
+    "flash_decode",
+    "int8_kv,impl=triton",
+    "sink_window,impl=triton",
+    "coded_topk,dense=0,impl=triton",
+)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -73,3 +78,13 @@ def test_a_tile_holds_a_power_of_two_of_rows_within_the_kernels_limits():
     assert rows_of(32 * 1024, 260) == 64
     assert rows_of(16 * 1024, 2048) == 16
     assert rows_of(32 * 1024, 64) == 128
+
+
+def test_a_scan_is_offered_no_tile_that_does_not_fit_in_shared_memory():
+    wide = replace(HERO, head_dim=128)
+    tiles = {
+        bits: {c.block_n for c in registry.parse(spec).configurations(wide)}
+        for bits, spec in ((b, f"coded_topk,bits={b},impl=triton") for b in (1, 2, 4))
+    }
+    assert tiles[2] == tiles[1] == {256, 512, 1024}
+    assert tiles[4] == {256, 512}

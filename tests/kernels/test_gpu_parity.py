@@ -39,6 +39,7 @@ KERNELS = (
     "flash_decode",
     "sink_window,impl=triton",
     *(f"{name},impl=triton" for name in FEW_BITS),
+    "coded_topk,dense=0,impl=triton",
 )
 
 
@@ -172,6 +173,29 @@ def test_every_configuration_of_a_kernel_of_few_bits_is_right_at_the_full_shape(
         config: relative_error(decoded(method.layer(replace(HERO, kernel=config)), hero), expected)
         for config in method.configurations(HERO)
     }
+    assert max(errors.values()) < BOUNDS[HERO.dtype], errors
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_every_configuration_of_the_coded_selection_keeps_what_pytorch_keeps_at_the_full_shape(
+    bits, hero
+):
+    method = registry.parse(f"coded_topk,bits={bits},dense=0,impl=triton")
+    expected = decoded(method.reference_layer(HERO), hero)
+    cache, step = hero
+    in_torch = replace(method, impl="torch").layer(HERO)
+    in_torch.prefill(cache)
+    in_torch.decode(step.q, step.k, step.v)
+    kept, newest = in_torch.counts[:, 0].clone(), in_torch.codes[:, :, cache.length.tokens].clone()
+    in_torch.reset()
+    errors = {}
+    for config in method.configurations(HERO):
+        layer = method.layer(replace(HERO, kernel=config))
+        layer.prefill(cache)
+        errors[config] = relative_error(layer.decode(step.q, step.k, step.v), expected)
+        assert torch.equal(layer.counts.sum(dim=1), kept), config
+        assert torch.equal(layer.codes[:, :, cache.length.tokens], newest), config
+        layer.reset()
     assert max(errors.values()) < BOUNDS[HERO.dtype], errors
 
 

@@ -303,6 +303,17 @@ def test_what_is_counted_of_blocks_that_the_data_choose_is_what_is_declared(meth
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("bits", [1, 2])
+def test_a_share_that_is_met_only_about_is_declared_as_it_was_in_that_step(bits, dtype):
+    found = seen_of(
+        f"coded_topk,share=0.4,bits={bits},sample=64,recent=8,dense=0,impl=torch", dtype
+    )
+    assert 0.3 < found.declared < 0.6
+    assert found.counted == near(found.declared, found.planted)
+    assert faults(found) == [False, False, False]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tokens_that_were_merged_all_have_influence_and_are_not_read_in_a_step(dtype):
     found = seen_of("tests.evil.knows_probes:Merged", dtype)
     rows = 100 // 8 + 100 % 8 + 1

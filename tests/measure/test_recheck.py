@@ -124,6 +124,7 @@ def worst(checks: tuple[StepCheck, ...]) -> float:
         "sink_window,window=8,impl=torch",
         "int4_kv,group=4",
         "oracle_topk",
+        "coded_topk,share=0.3,sample=64,sinks=1,recent=2,impl=torch",
         "oracle_topk,shared=true",
         "dcr_topk,k_min=4",
         "dcr_topk,k_min=4,sharing=group",

@@ -11,6 +11,7 @@ from attnbench.errors import Unsupported
 from attnbench.methods import registry
 from attnbench.methods.abkv import Abkv
 from attnbench.methods.base import CacheLength, CacheView, LayerShape
+from attnbench.methods.coded_topk import CodedTopK
 from attnbench.methods.conformance import Outcome, conform, relative_error
 from attnbench.methods.dcr_topk import DcrTopK
 from attnbench.methods.fp8_kv import Fp8Kv
@@ -31,7 +32,10 @@ CPU = torch.device("cpu")
 IN_TORCH = [
     *registry.exact_methods("cpu"),
     *(registry.parse(spec) for spec in ("zero_cost", "uniform_mean", "random_k")),
-    *(replace(m, impl="torch") for m in (*SinkWindow.variants("cpu"), Int8Kv())),
+    *(
+        replace(m, impl="torch")
+        for m in (*SinkWindow.variants("cpu"), Int8Kv(), *CodedTopK.variants("cpu"))
+    ),
     *(*Int4Kv.variants("cpu"), *OracleTopK.variants("cpu")),
     *(method for method in DcrTopK.variants("cpu") if method.generation == "m1"),
     *(*Int4Kv.variants("cpu"), *Fp8Kv.variants("cpu"), *OracleTopK.variants("cpu")),
@@ -70,7 +74,7 @@ def test_the_triton_kernel_is_refused_for_head_dimensions_that_it_does_not_have(
 def test_the_triton_kernels_are_refused_on_a_cpu_without_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     shape = Case(8, 64, 4).shape(torch.float32, CPU, 1)
-    triton = ("int8_kv", "int4_kv", "fp8_kv", "sink_window")
+    triton = ("int8_kv", "int4_kv", "fp8_kv", "sink_window", "coded_topk")
     for spec in ("flash_decode", *(f"{name},impl=triton" for name in triton)):
         with pytest.raises(Unsupported, match="needs a CUDA GPU"):
             registry.parse(spec).check(shape)

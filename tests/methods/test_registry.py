@@ -34,6 +34,7 @@ def test_every_built_in_method_is_found_by_scanning():
         "int4_kv",
         "oracle_topk",
         "dcr_topk",
+        "coded_topk",
         "sink_window",
         "zero_cost",
         "uniform_mean",
