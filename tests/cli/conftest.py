@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -21,8 +22,12 @@ def attnbench(monkeypatch, capsys) -> Callable[..., Outcome]:
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["attnbench", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
+        before = signal.getsignal(signal.SIGTERM)
+        try:
+            with pytest.raises(SystemExit) as left:
+                main()
+        finally:
+            signal.signal(signal.SIGTERM, before)
         return Outcome(int(left.value.code or 0), *capsys.readouterr())
 
     return run

@@ -124,6 +124,16 @@ def _left_as_it_was():
     assert {**settings(), "environment": {}} == {**before, "environment": {}}
 
 
+def lost_at_last(world: World) -> SessionLost:
+    """What a thread at work costs: on a busy machine it may have to wait for its turn to be seen."""
+    for _ in range(200):
+        try:
+            world.require_unchanged()
+        except SessionLost as lost:
+            return lost
+    raise AssertionError("nobody was told of a thread that is at work")
+
+
 def blamed(world: World, kind: type[AttnbenchError] = BrokenArm) -> AttnbenchError:
     with pytest.raises(kind) as caught:
         world.require_unchanged()
@@ -225,13 +235,13 @@ def spinning():
 def test_a_thread_left_at_work_ends_the_session_of_the_arm_that_left_it(spinning, impatient):
     world = World(CPU).settle()
     spinning()
-    caught = blamed(world, SessionLost)
+    caught = lost_at_last(world)
     assert (caught.reason, caught.message) == (
         Reason.LEFT_RUNNING, "it left 1 thread(s) running",
     )  # fmt: skip
     world.require_unchanged()
     spinning()
-    assert blamed(world, SessionLost).reason == Reason.LEFT_RUNNING
+    assert lost_at_last(world).reason == Reason.LEFT_RUNNING
 
 
 @pytest.mark.skipif(not TASKS.exists(), reason="the system has no /proc to look threads up in")
@@ -285,7 +295,7 @@ def test_a_child_process_left_at_work_is_told_once_and_one_that_waits_is_not(cod
         if child.pid not in children():
             pytest.skip("the system does not tell child processes")
         if said:
-            assert blamed(world, SessionLost).message == said
+            assert lost_at_last(world).message == said
         world.require_unchanged()
     finally:
         child.kill()
