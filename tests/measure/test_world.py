@@ -125,7 +125,7 @@ def _left_as_it_was():
 
 
 def lost_at_last(world: World) -> SessionLost:
-    """What a thread at work costs: on a busy machine it may have to wait for its turn to be seen."""
+    """What a thread at work costs: on a busy machine it may wait for its turn to be seen."""
     for _ in range(200):
         try:
             world.require_unchanged()
