@@ -97,7 +97,7 @@ def _rotated(x, ROWS: tl.constexpr, DIM: tl.constexpr, STAGES: tl.constexpr):
 
 
 @triton.jit
-def _digits(x):
+def _query_digits(x):
     """Rows [M,D] of float32 as whole numbers of at most 127, and what one of each row is worth."""
     largest = tl.max(tl.abs(x), 1)
     unit = tl.where(largest > 0.0, largest * INVERSE_DIGIT, 1.0)
@@ -144,7 +144,9 @@ def _weights_of_plane(
 
 
 @triton.jit
-def _products(joined, w0, w1, w2, w3, w4, w5, w6, w7, BITS: tl.constexpr, PACKED: tl.constexpr):
+def _code_products(
+    joined, w0, w1, w2, w3, w4, w5, w6, w7, BITS: tl.constexpr, PACKED: tl.constexpr
+):
     """Products of codes [N,DEPTH] with digits, exact: int32 [N,COLUMNS]."""
     found = tl.dot(_plane(joined, 0, BITS, PACKED), w0, out_dtype=tl.int32)
     found = tl.dot(_plane(joined, 1, BITS, PACKED), w1, found, out_dtype=tl.int32)
@@ -292,7 +294,7 @@ def coded_decode_kernel(
     raw = tl.load(
         q_ptr + padded[:, None] * q_head + dims[None, :], mask=real[:, None], other=0.0
     ).to(tl.float32)
-    digits, unit = _digits(_rotated(raw, HEADS, HEAD_DIM, STAGES) * step[None, :])
+    digits, unit = _query_digits(_rotated(raw, HEADS, HEAD_DIM, STAGES) * step[None, :])
     digits_ptr += program * HEADS * HEAD_DIM
     worth_ptr += program * HEADS
     tl.store(digits_ptr + padded[:, None] * HEAD_DIM + dims[None, :], digits.to(tl.int8))
@@ -312,7 +314,7 @@ def coded_decode_kernel(
         w7 = _weights_of_plane(digits_ptr, 7, BYTES, DEPTH, HEADS, WIDTH, HEAD_DIM)
 
     # The threshold, on the sample.
-    scores = _products(joined, w0, w1, w2, w3, w4, w5, w6, w7, BITS, PACKED)
+    scores = _code_products(joined, w0, w1, w2, w3, w4, w5, w6, w7, BITS, PACKED)
     scores = tl.reshape(scores, (SAMPLE_ROWS, ROW_TOKENS, HEADS))
     among = tl.where(valid[:, None, None], scores, NO_SCORE)
     best = tl.max(tl.max(among, 0), 0)
@@ -337,7 +339,7 @@ def coded_decode_kernel(
             tile_ptr + (tile - first).to(tl.int64) * (BLOCK_N * BYTES),
             eviction_policy="evict_first",
         )
-        found = _products(scanned, w0, w1, w2, w3, w4, w5, w6, w7, BITS, PACKED)
+        found = _code_products(scanned, w0, w1, w2, w3, w4, w5, w6, w7, BITS, PACKED)
         found = tl.reshape(found, (TILE_ROWS, ROW_TOKENS, HEADS))
         apart = tl.reshape(_distances(found, best, worth, real), (BLOCK_N,))
         token = tile * BLOCK_N + within
