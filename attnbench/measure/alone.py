@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 from attnbench.errors import SessionLost
 from attnbench.measure.clock import device_clock
 from attnbench.measure.events import Doing, Mark, Talk
@@ -43,6 +45,7 @@ def _timed(
     bench: Workbench, arm: Arm, plan: CellPlan, untimed: int, timed: int
 ) -> tuple[float, ...]:
     clock = device_clock(bench.device)
+    bench.vary(secrets.randbits(31))
     ready = bench.set_up(arm, Scope.ATTENTION, plan.mode)
     clock.time(ready.step, untimed)
     steps_us = clock.time(ready.step, timed).steps_us

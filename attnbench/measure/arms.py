@@ -89,20 +89,22 @@ class BenchArm:
         """Copies of them, and in scope step of tokens and logits, on the host."""
         whole = None
         if isinstance(self._whole, DecodeStep) and isinstance(self._output, Tensor):
-            whole = WholeStep(host_copy(self._whole.tokens), host_copy(self._output))
+            step = self._whole
+            whole = WholeStep(*map(host_copy, (step.tokens, step.places, self._output)))
         return KeptStep(copied(self.taps()), whole)
 
-    def inspect(self, *, thoroughly: bool = False) -> None:
+    def inspect(self, *, thoroughly: bool = False, given: bool = True) -> None:
         """Raise `BrokenArm` unless the last step's outputs are plain and finite, its inputs those
         that it was given, and cache and inputs as they were.
 
+        `given`: the inputs that lie there now are the last step's, and no later arm's.
         `thoroughly`: the model too, and the slot of the cache that steps write, after a reset.
         Between visits there is none: what a method does every so many steps goes on counting.
         """
         self._require_plain()
         outputs = (self._output,) if isinstance(self._output, Tensor) else self._output
         require_finite({f"output {number}": output for number, output in enumerate(outputs)})
-        if self._inputs is not None and not self._inputs.inputs_untouched():
+        if given and self._inputs is not None and not self._inputs.inputs_untouched():
             raise BrokenArm("it changed its q, k or v in place", reason=Reason.INPUTS_CHANGED)
         if thoroughly:
             self._bench.clear_slot()  # other arms may have written it since

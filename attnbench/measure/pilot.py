@@ -6,6 +6,7 @@ Its times name the baseline and the configurations; they enter no statistic.
 from __future__ import annotations
 
 import gc
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
@@ -172,6 +173,7 @@ class Trial:
         return result
 
     def _median_us(self, arm: Arm, launch: Launch | None) -> float:
+        self._bench.vary(secrets.randbits(31))
         if parse(arm.method).family is Family.EXACT:
             self._require_exact(arm, launch)
         scope = Scope.ATTENTION if launch is None else self._scope

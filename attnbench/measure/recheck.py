@@ -97,7 +97,7 @@ def _rest_checked(
     An arm that touches a module between two of its calls shows here, and nowhere else.
     """
     outputs = {s.layer: tap.out for s, tap in zip(bench.tables.shapes, taps, strict=True)}
-    right = bench.logits_given(step.tokens, outputs, mode).double().cpu()
+    right = bench.logits_given(step.tokens, step.places, outputs, mode).double().cpu()
     error = _relative((step.logits.double() - right).norm(), right.norm())
     return StepCheck(visit=visit, layer=REST_OF_STEP, error=error, worst_head=error)
 

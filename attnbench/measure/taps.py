@@ -51,9 +51,11 @@ def host_copy(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WholeStep:
-    """Tokens [B] that a whole step decoded, and its logits [B, vocab], on the host."""
+    """Tokens [B] that a whole step decoded, their places [B], and its logits [B, vocab], on the
+    host."""
 
     tokens: Tensor
+    places: Tensor
     logits: Tensor
 
 

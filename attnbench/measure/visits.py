@@ -2,9 +2,9 @@
 
 Clock, GPU probe and arms are passed in, so that the order can be tested with simulated ones. What
 an arm does wrong costs that arm its place and nobody else: the other arms' blocks stay complete.
-How many steps a visit has, and on which inputs, is drawn when it begins. Some visits are
-rehearsals: they end anywhere and are not timed, but looked at. So no arm can know which of its
-steps are timed, and every one of them may be the one that is looked at.
+How many steps a visit has, and on which inputs, is drawn when it begins; no two visits share one.
+Some visits are rehearsals: they end anywhere and are not timed, but looked at. So no arm can know
+which of its steps are timed, and every one of them may be the one that is looked at.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ class RunningArm(Protocol):
     def step(self) -> object:
         """One decode step."""
 
-    def inspect(self, *, thoroughly: bool = False) -> None:
-        """Raise when the last step left behind what it should not."""
+    def inspect(self, *, thoroughly: bool = False, given: bool = True) -> None:
+        """Raise when the last step left behind what it should not; `given`: on the inputs that lie
+        there now."""
 
     def kept(self) -> Any:
         """What the last step was given and returned, copied."""
@@ -65,6 +66,9 @@ class Inputs(Protocol):
 
     def freshen(self, seed: int) -> None:
         """New inputs for every step."""
+
+    def vary(self, seed: int) -> None:
+        """Other ones, at less cost."""
 
 
 Setup = Callable[[], RunningArm]
@@ -152,6 +156,7 @@ class _Run:
     def _set_up(self, order: Sequence[str]) -> None:
         for label in order:
             if label not in self._walk.failures:
+                self._vary()
                 with self._contained(label, Doing.SET_UP), self._with.phases("set-up") as took:
                     self._running[label] = self._with.arms[label]()
                 if label in self._running:
@@ -167,6 +172,7 @@ class _Run:
         """The full warm-up in the first group; later, after a new capture, the untimed steps."""
         arm, steps = self._running[label], self._with.steps
         again = label in self._walk.warmup_us
+        self._vary()
         if again:
             with self._with.phases("untimed"):
                 self._with.clock.time(arm.step, steps.untimed_steps)
@@ -176,7 +182,6 @@ class _Run:
         if not steps.bare:
             with self._with.phases("checks"):
                 arm.inspect(thoroughly=not again)
-                self._with.inputs.freshen(self._with.draw(1 << 31))
 
     def _first_warm_up(self, label: str) -> None:
         arm, steps, clock = self._running[label], self._with.steps, self._with.clock
@@ -252,6 +257,7 @@ class _Run:
         untimed = self._with.steps.untimed_steps + self._with.draw(EXTRA_UNTIMED + 1)
         rehearses = block == REHEARSAL
         with phases("checks"):
+            self._vary()
             before = self._with.probe.read()
         with phases("checks" if rehearses else "untimed"):
             clock.time(arm.step, untimed)
@@ -265,12 +271,16 @@ class _Run:
             arm.inspect()
         return timing, untimed, before, after
 
+    def _vary(self) -> None:
+        """So that no arm meets an input which another one has met, and could have answered."""
+        self._with.inputs.vary(self._with.draw(1 << 31))
+
     def _take_down(self) -> None:
         with self._with.phases("checks"):
             for label in list(self._running):
                 with self._contained(label, Doing.PROBED):
                     self._walk.witness[label] = self._running[label].witness()
-                    self._running[label].inspect(thoroughly=True)
+                    self._running[label].inspect(thoroughly=True, given=False)
                     if label not in self._walk.kernels:
                         self._walk.kernels[label] = self._running[label].kernels()
                         self._walk.unnamed[label] = self._running[label].unnamed()

@@ -33,10 +33,15 @@ from attnbench.models.adapter import (
 from attnbench.models.compiled import CompiledModel, compiled_model
 from attnbench.models.exact import ExactLayer
 from attnbench.models.info import LoadedModel, check_context
-from attnbench.models.prefill import last_logits, prefill, synthetic_fill
+from attnbench.models.prefill import (
+    last_logits,
+    prefill,
+    rope_depends_on_length,
+    synthetic_fill,
+)
 from attnbench.models.step import DecodeStep
 from attnbench.models.survey import survey
-from attnbench.models.tables import full_attention_shapes, linked, qkv_tables, relink
+from attnbench.models.tables import full_attention_shapes, qkv_tables, relink, token_table
 from attnbench.protocol.cell import Arm, Mode, Scope
 from attnbench.protocol.verdict import Reason
 from attnbench.quality.text import default_text, read_text, windows
@@ -69,8 +74,8 @@ class Workbench:
         self.tables = qkv_tables(self.surveyed, self._rows(), bench.seed)
         self.cache = ExactCache([layer.shape for layer in self.surveyed])
         self._prompt, tokens = self._tokens()
-        self._vocabulary = torch.unique(tokens)
-        self.token_words = linked(tokens)
+        self._vocabulary = self._words_of(tokens)
+        self.token_words = token_table(tokens, bench.context)
         self._fill: Callable[[], None] = self._fill_from_prompt
         self._fill()
         self.cache_sha256 = self.cache.sha256()
@@ -114,17 +119,36 @@ class Workbench:
         self.cache.reset(self.bench.context)
 
     def freshen(self, seed: int) -> None:
-        """New inputs for every step, in place: q, k and v, and tokens that the text holds."""
+        """New inputs for every step, in place: q, k and v, and tokens."""
         generator = torch.Generator(self.device).manual_seed(seed)
         for words in (self.tables.words, self.token_words):
             relink(words)
         self.tables.draw(generator)
-        tokens = self.token_words[:, :-1]
-        drawn = torch.randint(
-            len(self._vocabulary), tokens.shape, generator=generator, device=self.device
-        )
-        tokens.copy_(self._vocabulary[drawn])
+        self._draw_tokens(generator)
         self._inputs = self._input_sums()
+
+    def vary(self, seed: int) -> None:
+        """Inputs for every step that no step has had before, made of those that are there: signs of
+        q, k and v turned, and new tokens. Cheap enough before every visit."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        self.tables.turn(generator)
+        self._draw_tokens(generator)
+        self._inputs = self._input_sums()
+
+    def _draw_tokens(self, generator: torch.Generator) -> None:
+        """Tokens that the text holds, or any where there is none, each at a place in the second
+        half of the context.
+
+        A token at one place is one q, k and v of the first layer, whoever decodes it: few tokens at
+        the same place would soon all have been seen. Where the angles of places hang on the length,
+        all stand at its end.
+        """
+        tokens, places = self.token_words[:, :-1].chunk(2, dim=1)
+        size, end = tokens.shape, self.bench.context + 1
+        first = end - 1 if rope_depends_on_length(self.loaded.module.config) else end // 2
+        drawn = torch.randint(len(self._vocabulary), size, generator=generator, device=self.device)
+        tokens.copy_(self._vocabulary[drawn])
+        places.copy_(torch.randint(first, end, size, generator=generator, device=self.device))
 
     def hold(self) -> None:
         """The first row's inputs for every step, until `freshen`."""
@@ -154,10 +178,15 @@ class Workbench:
 
     @torch.no_grad()
     def logits_given(
-        self, tokens: Tensor, outputs: Mapping[int, Tensor], mode: Mode = Mode.EAGER
+        self,
+        tokens: Tensor,
+        places: Tensor,
+        outputs: Mapping[int, Tensor],
+        mode: Mode = Mode.EAGER,
     ) -> Tensor:
-        """Logits [B, vocab] after `tokens` [B], attention of each layer having given `outputs`
-        [B,H,1,D]; a sliding layer, which has none, attends exactly. With the kernels of `mode`."""
+        """Logits [B, vocab] after `tokens` [B] at `places` [B], attention of each layer having
+        given `outputs` [B,H,1,D]; a sliding layer, which has none, attends exactly. With the
+        kernels of `mode`."""
         layers: list[MethodLayer] = []
         for layer, view in zip(self.surveyed, self.cache.views, strict=True):
             given = outputs.get(layer.shape.layer)
@@ -165,11 +194,10 @@ class Workbench:
             built.prefill(view)
             layers.append(built)
         self.router.decode(layers)
-        ids = tokens.to(self.device).view(-1, 1)
-        places = torch.full_like(ids, self.cache.length.tokens)
+        ids, where = (each.to(self.device).view(-1, 1) for each in (tokens, places))
         compiled = self.compiled if mode is Mode.COMPILED else None
         with nullcontext() if compiled is None else compiled.engaged():
-            logits = last_logits(self.loaded.module, ids, places, PassingCache(self.cache.length))
+            logits = last_logits(self.loaded.module, ids, where, PassingCache(self.cache.length))
         self.cache.reset(self.bench.context)
         return logits
 
@@ -216,6 +244,13 @@ class Workbench:
             synthetic_fill(self.cache, self.bench.context, self.bench.seed)
         else:
             prefill(self.loaded, self.router, self.cache, self._prompt)
+
+    def _words_of(self, tokens: Tensor) -> Tensor:
+        """What tokens to decode are drawn from: all that the prompt and what follows it hold."""
+        if self._prompt is None:
+            return torch.arange(self.loaded.info.vocab, device=self.device)
+        said: Tensor = torch.unique(torch.cat([tokens, self._prompt.T]))
+        return said
 
     def _tokens(self) -> tuple[Tensor | None, Tensor]:
         """The prompt [B, N], None for a synthetic fill, and the tokens to decode [T, B]."""

@@ -63,9 +63,9 @@ def _sliding(layer: SurveyedLayer) -> MethodLayer:
 class DecodeStep:
     """The whole decode step: writes slot N of every layer and attends to N + 1 tokens.
 
-    `token_words` [T, B + 1] (int64, on the model's device, `linked`) holds the tokens to decode;
-    the row is chosen on the device, so that a captured step sees a fresh token at every replay.
-    With `compiled` the model's layers run compiled.
+    `token_words` is a `token_table` on the model's device: the tokens to decode, and where in the
+    text each is said to stand. The row is chosen on the device, so that a captured step sees a
+    fresh token at every replay. With `compiled` the model's layers run compiled.
     """
 
     def __init__(
@@ -82,28 +82,32 @@ class DecodeStep:
         self._module = loaded.module
         self._router = router
         self._passing = PassingCache(cache.length)
-        self._tokens = RowReader(token_words)
-        self._position_ids = torch.full(
-            (token_words.shape[1] - 1, 1), cache.length.tokens, device=token_words.device
-        )
+        self._rows = RowReader(token_words)
+        self._ids: Tensor
+        self._places: Tensor
+        self._ids, self._places = self._rows.row.view(2, -1, 1)
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """Logits [B, vocab] after the next token of the table."""
         self._router.decode(self.layers)
-        self._tokens.advance()
-        ids = self._tokens.row.view(-1, 1)
+        self._rows.advance()
         with nullcontext() if self._compiled is None else self._compiled.engaged():
-            return last_logits(self._module, ids, self._position_ids, self._passing)
+            return last_logits(self._module, self._ids, self._places, self._passing)
 
     @property
     def tokens(self) -> Tensor:
         """Token ids [B] of the last step."""
-        return self._tokens.row
+        return self._ids[:, 0]
+
+    @property
+    def places(self) -> Tensor:
+        """Where they stood, [B]."""
+        return self._places[:, 0]
 
     def reset(self) -> None:
         """Back to the first token and the state after prefill."""
-        self._tokens.reset()
+        self._rows.reset()
         for layer in self.layers:
             layer.reset()
 

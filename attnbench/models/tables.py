@@ -55,6 +55,11 @@ def relink(rows: Tensor) -> None:
     rows[-1, -1] = 1 - rows.shape[0]
 
 
+def token_table(tokens: Tensor, place: int) -> Tensor:
+    """Tokens [T,B] to decode, all of them at one place -> rows [T,2B+1], `linked`."""
+    return linked(torch.cat([tokens, torch.full_like(tokens, place)], dim=1))
+
+
 @dataclass(frozen=True)
 class QKVTables:
     """q, k and v of the new token for every full-attention layer and step.
@@ -81,6 +86,18 @@ class QKVTables:
     def draw(self, generator: torch.Generator) -> None:
         """New standard normal inputs, in place."""
         fill_normal(self.rows, generator)
+
+    def turn(self, generator: torch.Generator) -> None:
+        """Each input's sign kept or turned, alike in all rows, in place: normal inputs again, which
+        costs a fraction of drawing them."""
+        mask = torch.randint(
+            -(2**63),
+            2**63 - 1,
+            self.words[0, :-1].shape,
+            generator=generator,
+            device=self.words.device,
+        )
+        self.words[:, :-1].bitwise_xor_(mask & _signs(self.shapes[0].dtype.itemsize))
 
     def split(self, row: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Views of one row, [W] or as words: q [B,H,1,D], k and v [B,Hkv,1,D] of every layer."""
@@ -142,6 +159,12 @@ def full_attention_shapes(surveyed: Sequence[SurveyedLayer]) -> tuple[LayerShape
             hint=f"a context below {surveyed[0].window} tokens makes them full attention",
         )
     return shapes
+
+
+def _signs(itemsize: int) -> int:
+    """The sign bits of a word of elements of this size."""
+    one = bytes(itemsize - 1) + b"\x80"
+    return int.from_bytes(one * (8 // itemsize), "little", signed=True)
 
 
 def _row_width(shapes: Sequence[LayerShape]) -> int:

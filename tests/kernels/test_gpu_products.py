@@ -15,10 +15,10 @@ from attnbench.models.compiled import CompiledModel, compiled_model, ready_to_co
 from attnbench.models.few_rows import ProductSurvey
 from attnbench.models.product_definition import defined_product
 from attnbench.models.step import CapturedStep, DecodeStep, build_layers
-from attnbench.models.tables import linked
+from attnbench.models.tables import token_table
 from tests.kernels.front import write_late
 from tests.models import tiny
-from tests.models.bench import bench
+from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
 
 pytestmark = [
@@ -140,7 +140,7 @@ def test_a_compiled_and_captured_step_by_own_kernels_has_the_librarys_logits(
 ):
     kind, settings = tiny.WORKING[name]
     monkeypatch.setitem(tiny.WORKING, name, (kind, {**settings, **WIDE}))
-    table = linked(prompt(3, 2, seed=1).cuda())
+    table = token_table(prompt(3, 2, seed=1).cuda(), TOKENS)
     with bench(name, device="cuda", dtype=torch.bfloat16) as b:
         layers = build_layers(parse("sdpa"), b.cache, b.surveyed)
 

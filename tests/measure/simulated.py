@@ -35,7 +35,7 @@ class SimulatedArm:
     def kept(self) -> str:
         return self.label
 
-    def inspect(self, *, thoroughly: bool = False) -> None:
+    def inspect(self, *, thoroughly: bool = False, given: bool = True) -> None:
         self.log.add(f"inspect {self.label}")
         self.inspections += 1
         if self.inspections in self.faults:
@@ -89,6 +89,9 @@ class SimulatedInputs:
 
     def freshen(self, seed: int) -> None:
         self.log.add(f"freshen {seed}")
+
+    def vary(self, seed: int) -> None:
+        self.log.add(f"vary {seed}")
 
     def hold(self) -> None:
         self.log.add("hold")

@@ -17,7 +17,8 @@ BARE = StepCounts(warmup_steps=5, untimed_steps=0, timed_steps=30, min_visit_ms=
 def test_bare_steps_warm_one_arm_up_and_time_it_before_the_next_is_set_up():
     stage = Stage(BARE, A=1000.0, B=1000.0)
     walk = stage.walk(sequential_schedule(0))
-    aside = ("probe", "freshen", "reclaim", "inspect")  # after the timed steps, and before set-up
+    # After the timed steps, and before set-up.
+    aside = ("probe", "freshen", "vary", "reclaim", "inspect")
     did = [entry for entry in stage.log.entries if not entry.startswith(aside)]
     assert did == [
         *("set up A", "time A x5", "time A x0", "time A x30"),

@@ -17,8 +17,8 @@ from attnbench.measure.product_search import Search
 from attnbench.measure.product_tuning import CompiledStand
 from attnbench.models import few_rows
 from attnbench.models.compiled import ready_to_compile
-from attnbench.models.tables import linked
-from tests.models.bench import bench
+from attnbench.models.tables import token_table
+from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
 
 OUT, GATE = ProductShape(4, 32, 64), ProductShape(4, 128, 64)
@@ -120,7 +120,7 @@ def stand():
             router=b.router,
             cache=b.cache,
             surveyed=b.surveyed,
-            token_words=linked(prompt(5, 2, seed=1)),
+            token_words=token_table(prompt(5, 2, seed=1), TOKENS),
             device=torch.device("cpu"),
             bench=SimpleNamespace(batch=2, seed=0),
         )

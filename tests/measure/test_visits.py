@@ -85,14 +85,15 @@ class Stage:
 def test_everything_runs_in_exactly_the_order_of_the_schedule():
     stage = Stage()
     stage.walk()
-    visit_a = ["probe", "time a x2", "time a x3", "probe", "inspect a"]
-    visit_b = ["probe", "time b x2", "time b x3", "probe", "inspect b"]
+    vary = "vary 0"
+    visit_a = [vary, "probe", "time a x2", "time a x3", "probe", "inspect a"]
+    visit_b = [vary, "probe", "time b x2", "time b x3", "probe", "inspect b"]
     fresh = ["freshen 0"]
-    warm_a = ["time a x16", "inspect a", *fresh]
-    warm_b = ["time b x16", "inspect b", *fresh]
-    first = ["set up a", "set up b", *warm_a, *warm_b]
-    later_b = ["time b x2", "inspect b", *fresh]
-    later = ["set up b", "set up a", *later_b, "time a x2", "inspect a", *fresh]
+    warm_a = [vary, "time a x16", "inspect a"]
+    warm_b = [vary, "time b x16", "inspect b"]
+    first = [vary, "set up a", vary, "set up b", *warm_a, *warm_b]
+    later_b = [vary, "time b x2", "inspect b"]
+    later = [vary, "set up b", vary, "set up a", *later_b, vary, "time a x2", "inspect a"]
     assert stage.log.entries == [
         *first, *fresh, *visit_b, *visit_a, *fresh, *visit_a, *visit_b,
         "inspect a", "inspect b", "reclaim",
@@ -146,11 +147,11 @@ def test_a_rehearsal_is_like_a_visit_ends_earlier_and_is_kept_but_not_timed():
     stage = Stage(REHEARSED)
     walk = stage.walk()
     # With every draw 0 all rehearse in the first block of their group, before its visits, one step.
-    rehearsal_b = ["probe", "time b x2", "time b x1", "probe", "inspect b"]
-    rehearsal_a = ["probe", "time a x2", "time a x1", "probe", "inspect a"]
-    visit_b = ["probe", "time b x2", "time b x8", "probe", "inspect b"]
-    first = stage.log.entries.index("probe")
-    assert stage.log.entries[first : first + 15] == [*rehearsal_b, *rehearsal_a, *visit_b]
+    rehearsal_b = ["vary 0", "probe", "time b x2", "time b x1", "probe", "inspect b"]
+    rehearsal_a = ["vary 0", "probe", "time a x2", "time a x1", "probe", "inspect a"]
+    visit_b = ["vary 0", "probe", "time b x2", "time b x8", "probe", "inspect b"]
+    first = stage.log.entries.index("probe") - 1
+    assert stage.log.entries[first : first + 18] == [*rehearsal_b, *rehearsal_a, *visit_b]
     assert {label: len(kept) for label, kept in walk.kept.items()} == {"a": 5, "b": 5}
     assert walk.rehearsed == {"a": [0, 3], "b": [0, 3]}
     assert len(walk.visits) == 6
@@ -293,7 +294,7 @@ def test_memory_of_a_failed_arm_is_reclaimed_before_the_next_arm_runs():
     stage.refuses["a"] = MemoryError("no room")
     walk = stage.walk()
     assert walk.failures["a"].type == "DoesNotFit"
-    assert stage.log.entries[:3] == ["set up a", "reclaim", "set up b"]
+    assert stage.log.entries[:5] == ["vary 0", "set up a", "reclaim", "vary 0", "set up b"]
 
 
 def test_an_arm_that_breaks_the_device_ends_the_session_under_its_name():

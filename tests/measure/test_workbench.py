@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor
@@ -70,14 +71,37 @@ def test_fresh_inputs_lie_where_the_old_ones_did_and_count_as_intact(bench):
 
 
 def test_inputs_are_a_function_of_the_seed_and_tokens_are_those_of_the_text(bench):
-    tokens = set(bench.token_words[:, :-1].flatten().tolist())
+    tokens = set(bench._vocabulary.tolist())
     bench.freshen(77)
     first = [each.clone() for each in words(bench)]
     bench.freshen(78)
     assert not any(map(torch.equal, words(bench), first))
     bench.freshen(77)
     assert all(map(torch.equal, words(bench), first))
-    assert set(bench.token_words[:, :-1].flatten().tolist()) <= tokens
+    drawn, places = bench.token_words[:, :-1].chunk(2, dim=1)
+    assert set(drawn.flatten().tolist()) <= tokens
+    context = bench.bench.context
+    assert context // 2 <= int(places.min()) < int(places.max()) <= context
+    assert len(places.unique()) > context // 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_varied_inputs_are_the_same_numbers_with_other_signs_and_other_tokens(dtype):
+    changed = msgspec.structs.replace(with_arms("sdpa"), dtype=dtype)
+    with standing(changed) as bench:
+        before = bench.tables.rows.clone()
+        tokens, links = bench.token_words.clone(), bench.tables.words[:, -1].clone()
+        bench.vary(77)
+        now = bench.tables.rows
+        assert torch.equal(now.abs(), before.abs())
+        turned = (now != before).float()
+        assert torch.equal(turned, turned[:1].expand_as(turned))
+        assert 0.4 < float(turned.mean()) < 0.6
+        assert torch.equal(bench.tables.words[:, -1], links)
+        assert not bool((bench.token_words[:, :-1] == tokens[:, :-1]).all(dim=1).any())
+        bench.require_intact(thoroughly=True)
+        bench.vary(77)
+        assert torch.equal(bench.tables.rows, before)
 
 
 def test_held_inputs_are_the_first_rows_for_every_step_and_count_as_intact(bench):

@@ -9,8 +9,8 @@ from attnbench.models.compiled import compiled_model
 from attnbench.models.opaque import NUMBER
 from attnbench.models.siblings import Sibling, merged_siblings
 from attnbench.models.step import DecodeStep, build_layers
-from attnbench.models.tables import linked
-from tests.models.bench import bench
+from attnbench.models.tables import token_table
+from tests.models.bench import TOKENS, bench
 from tests.models.tiny import COMMON, build, prompt
 
 ARMS = ["sdpa", "int8_kv,impl=torch", "zero_cost"]
@@ -23,7 +23,7 @@ def _nothing_compiled():
 
 def step_of(b, method, compiled=None, batch=2):
     layers = build_layers(parse(method), b.cache, b.surveyed)
-    table = linked(prompt(5, batch, seed=1))
+    table = token_table(prompt(5, batch, seed=1), TOKENS)
     return DecodeStep(b.model, b.router, b.cache, layers, table, compiled)
 
 

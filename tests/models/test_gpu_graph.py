@@ -7,7 +7,7 @@ from attnbench.errors import Unsupported
 from attnbench.methods.registry import parse
 from attnbench.models.compiled import compiled_model
 from attnbench.models.step import AttentionStep, CapturedStep, DecodeStep, build_layers
-from attnbench.models.tables import linked, qkv_tables
+from attnbench.models.tables import qkv_tables, token_table
 from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
 
@@ -20,7 +20,7 @@ METHODS = ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv", "flash_decode", "int8_kv
 
 def step_of(b, method, table, compiled=None):
     layers = build_layers(parse(method).resolved(torch.device("cuda")), b.cache, b.surveyed)
-    return DecodeStep(b.model, b.router, b.cache, layers, linked(table), compiled)
+    return DecodeStep(b.model, b.router, b.cache, layers, token_table(table, TOKENS), compiled)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -20,7 +20,7 @@ from attnbench.models.step import (
     InTurnStep,
     build_layers,
 )
-from attnbench.models.tables import QKVTables, RowReader, captured_tables, linked, qkv_tables
+from attnbench.models.tables import QKVTables, RowReader, captured_tables, qkv_tables, token_table
 from tests.models.bench import TOKENS, bench
 from tests.models.tiny import prompt
 
@@ -29,9 +29,8 @@ EXACT = ["sdpa", "sdpa_repeat_kv", "eager_repeat_kv"]
 
 
 def decode_step(b, method, table):
-    return DecodeStep(
-        b.model, b.router, b.cache, build_layers(parse(method), b.cache, b.surveyed), linked(table)
-    )
+    layers = build_layers(parse(method), b.cache, b.surveyed)
+    return DecodeStep(b.model, b.router, b.cache, layers, token_table(table, TOKENS))
 
 
 def first_logits(b, token):
