@@ -27,6 +27,7 @@ from attnbench.protocol.integrity import (
     Replay,
     StepCheck,
     failure_finding,
+    looks_known,
     misconduct,
 )
 from attnbench.protocol.verdict import NEXT_STEP, Reason, Verdict
@@ -300,6 +301,27 @@ def test_slow_steps_of_a_replay_decide_nothing():
         fresh_us=(*(1e6,) * 4, 100.0), held_us=(100.0,) * 5, moving_us=(*(1e6,) * 4, 100.0)
     )
     assert reason(replace(HONEST, replays=[(slow, PLAIN)] * 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "known"),
+    [
+        (PLAIN, False),
+        (replay(held=71.0, again=71.0, moving=140.0), False),
+        (replay(held=69.0), True),
+        (replay(again=69.0), True),
+        (replay(moving=145.0), True),
+    ],
+)
+def test_a_longer_look_is_worth_it_where_any_known_input_looks_quicker(found, known):
+    assert looks_known(found) is known
+
+
+def test_one_quick_step_among_slow_ones_is_enough_to_look_no_longer():
+    disturbed = Replay(
+        fresh_us=(100.0,) * 5, held_us=(100.0,) * 5, moving_us=(*(900.0,) * 4, 110.0)
+    )
+    assert not looks_known(disturbed)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
