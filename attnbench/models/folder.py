@@ -14,6 +14,7 @@ from torch import nn
 from attnbench.errors import ModelError
 from attnbench.models.architecture import describe, first_sentence
 from attnbench.models.info import LoadedModel, ModelInfo
+from attnbench.models.quietly import without_bars
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
@@ -75,15 +76,16 @@ class FolderSource:
         from_pretrained: Any = AutoModelForCausalLM.from_pretrained
         module: nn.Module
         try:
-            module, report = from_pretrained(
-                self.path,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
+            with without_bars():
+                module, report = from_pretrained(
+                    self.path,
+                    dtype=dtype,
+                    attn_implementation="sdpa",
+                    use_safetensors=True,
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
         except (ValueError, OSError, KeyError, RuntimeError, SafetensorError) as e:
             raise ModelError(
                 f"the weights of {self.spec} cannot be read: {e}",

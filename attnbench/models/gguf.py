@@ -21,6 +21,7 @@ from attnbench.models.architecture import build, describe
 from attnbench.models.cached import cache_root
 from attnbench.models.folder import FolderSource, file_sha256
 from attnbench.models.info import LoadedModel, ModelInfo
+from attnbench.models.quietly import without_bars
 
 _HEADER = struct.Struct("<4sIQQ")  # magic, version, tensors, metadata entries (GGUF 2 and 3)
 # What transformers and the gguf package raise for files that they cannot make a model of.
@@ -95,13 +96,14 @@ class GgufSource:
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
         try:
-            module = AutoModelForCausalLM.from_pretrained(
-                self.path.parent,
-                gguf_file=self.path.name,
-                dtype=dtype,
-                attn_implementation="sdpa",
-                quantization_config=GgufConfig(dequantize=True),
-            )
+            with without_bars():
+                module = AutoModelForCausalLM.from_pretrained(
+                    self.path.parent,
+                    gguf_file=self.path.name,
+                    dtype=dtype,
+                    attn_implementation="sdpa",
+                    quantization_config=GgufConfig(dequantize=True),
+                )
             tokenizer = AutoTokenizer.from_pretrained(self.path.parent, gguf_file=self.path.name)
         except _UNREADABLE as e:
             raise self._refusal(e) from e

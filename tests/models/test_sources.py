@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging as progress
 
 from attnbench.errors import NoSuchModel, UsageError
 from attnbench.models.adapter import attention_router
@@ -73,6 +74,13 @@ def test_identity_of_shards_depends_on_every_shard(folder):
 def test_the_dtype_is_the_one_asked_for(folder):
     module = load(str(folder), torch.bfloat16, CPU, seed=0).module
     assert {p.dtype for p in module.parameters()} == {torch.bfloat16}
+
+
+def test_weights_are_read_without_a_bar_and_others_may_draw_theirs_afterwards(folder, capfd):
+    progress.enable_progress_bar()
+    load(str(folder), torch.float32, CPU, seed=0)
+    assert capfd.readouterr().err == ""
+    assert progress.is_progress_bar_enabled()
 
 
 def test_a_folder_without_a_tokenizer_gives_none(tmp_path):
