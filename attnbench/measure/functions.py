@@ -1,84 +1,78 @@
-"""The functions that time, judge and compute for every arm, by owner and name."""
+"""What times, judges and computes for every arm: names of libraries, and all of this package."""
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import math
+import operator
 import os
 import pkgutil
 import random
+import secrets
 import statistics
 import sys
 import time
-from collections import defaultdict
-from operator import attrgetter, is_
+from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import Any
 
 import msgspec
 import numpy
 import torch
-from torch import nn
+import torch.functional
+import torch.linalg
+from torch import _tensor, nn
+from torch._dynamo.utils import counters
 from torch.nn import functional
 
 from attnbench import methods
+from attnbench.measure.held import Held, Named
+from attnbench.measure.reached import PACKAGE
+from attnbench.models import few_rows, opaque
 
-Named = dict[tuple[Any, str], Any]
-PACKAGE = "attnbench"
-TENSOR_NAMES = (
-    *("__getitem__", "__matmul__", "__mul__", "__add__", "clone", "contiguous", "copy_", "cpu"),
-    *("detach", "double", "expand", "flatten", "index_copy_", "mean", "norm", "pow", "reshape"),
-    *("softmax", "sum", "to", "tolist", "transpose", "view", "zero_"),
-    *("log_softmax", "gather", "scatter", "topk", "amax", "all", "any", "exp", "abs", "max"),
-    *("clamp_min", "masked_fill", "isfinite", "isnan", "float", "numpy", "__sub__", "__truediv__"),
-    *("__neg__", "__eq__", "__gt__", "__lt__", "__le__", "__ge__", "__and__", "__or__"),
-)
 # Compilers replace others of `nn.Module`, which build modules.
 CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")
-TORCH_NAMES = (
-    *("softmax", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "embedding", "rms_norm"),
-    *("layer_norm", "rsqrt", "cos", "sin", "isfinite", "equal", "cat", "stack", "set_num_threads"),
-    *("where", "minimum", "rand", "randn", "tensor", "zeros", "zeros_like", "arange", "full"),
+# Of these all that can be called.
+LIBRARIES: tuple[Any, ...] = (
+    *(builtins, math, operator, random, secrets, statistics, time),
+    *(msgspec, msgspec.json, msgspec.structs),
+    *(torch, torch.functional, torch.linalg, _tensor, functional, torch._C._nn),
 )
-# What brings in all that measures. No name in this package's modules or in a class of theirs may
-# change its meaning, no function its code.
+# It follows the default dtype, which is a setting.
+FOLLOWS = (torch, "Storage")
+# And of these everything: a name that was not there hides that of a base.
+CLASSES: tuple[type, ...] = (
+    *(torch.Tensor, torch._C.TensorBase, random.SystemRandom, torch.cuda.Event),
+    *(torch.cuda.CUDAGraph,),
+)
+SINGLE: tuple[tuple[Any, tuple[str, ...]], ...] = (
+    (numpy, ("stack", "array", "savez_compressed")),
+    (os, ("urandom",)),
+    (torch.cuda, ("Event", "synchronize", "CUDAGraph", "current_stream")),
+    (nn.Module, CALLS),
+)
+# What changes while arms take turns: whose layers attend, how products are launched while the
+# compiled model runs, and what PyTorch's compiler counts.
+CHANGING = (opaque.turn, few_rows.chosen, counters)
+# What brings in all that measures.
 ENTRANCES = (
     *("measure.session", "measure.pilot", "measure.judging", "measure.nvml", "measure.settings"),
     "kernels.fold",
 )
 
 
-def guarded_names() -> Named:
-    """What timing, statistics and attention are made of, by owner and name."""
-    owners: tuple[tuple[Any, tuple[str, ...]], ...] = (
-        (time, ("perf_counter", "perf_counter_ns", "monotonic", "monotonic_ns", "time", "sleep")),
-        (statistics, ("median", "fmean", "mean")),
-        (math, ("fsum", "sqrt", "exp", "log")),
-        (numpy, ("stack", "array", "savez_compressed")),
-        (msgspec.json, ("encode", "decode")),
-        (os, ("urandom",)),
-        (random.SystemRandom, ("random", "getrandbits")),
-        (torch.cuda, ("Event", "synchronize", "CUDAGraph", "current_stream")),
-        (torch.cuda.Event, ("record", "elapsed_time", "synchronize", "query")),
-        (torch.cuda.CUDAGraph, ("replay", "capture_begin", "capture_end")),
-        (torch._C._nn, ("scaled_dot_product_attention", "linear", "silu", "gelu")),
-        (torch, TORCH_NAMES),
-        (torch.Tensor, TENSOR_NAMES),
-        (nn.Module, CALLS),
-    )
-    named = {(owner, name): getattr(owner, name) for owner, names in owners for name in names}
-    named |= _callables(functional)
-    for module in _guarded_modules():
-        named |= names_of_module(module)
-    return named
+def guarded() -> Held:
+    """What timing, statistics and attention are made of, as it is now."""
+    return Held(names_of_libraries(), CLASSES, _guarded_modules(), CHANGING)
 
 
-def names_of_module(module: ModuleType) -> Named:
-    """What can be called in a module, and the functions of the classes that it defines."""
-    named = _callables(module)
-    for kind in list(named.values()):
-        if isinstance(kind, type) and kind.__module__ == module.__name__:
-            named |= _own_functions(kind)
+def names_of_libraries() -> Named:
+    """Of others' modules what this package uses and more."""
+    named = {(owner, name): vars(owner)[name] for owner, names in SINGLE for name in names}
+    for module in LIBRARIES:
+        named |= _callables(module)
+    del named[FOLLOWS]
     return named
 
 
@@ -88,7 +82,16 @@ def names_of_model(model: nn.Module) -> Named:
     places = {sys.modules.get(kind.__module__) for kind in kinds if issubclass(kind, nn.Module)}
     named: Named = {}
     for module in filter(None, places):
-        named |= names_of_module(module)
+        named |= _names_of_module(module)
+    return named
+
+
+def _names_of_module(module: ModuleType) -> Named:
+    """What can be called in a module, and the functions of the classes that it defines."""
+    named = _callables(module)
+    for kind in list(named.values()):
+        if isinstance(kind, type) and kind.__module__ == module.__name__:
+            named |= _own_functions(kind)
     return named
 
 
@@ -101,42 +104,8 @@ def _own_functions(kind: type) -> Named:
     return {(kind, name): value for name, value in own if isinstance(value, FunctionType)}
 
 
-def code_of(named: Named) -> dict[FunctionType, Any]:
-    """The code of every Python function among them."""
-    functions = [value for value in named.values() if isinstance(value, FunctionType)]
-    return {function: function.__code__ for function in functions}
-
-
-class Names:
-    """Whether thousands of names mean what they meant, told in a millisecond.
-
-    Only that: which one does not is for a slower look.
-    """
-
-    def __init__(self, named: Named, code: dict[FunctionType, Any]) -> None:
-        by_owner: dict[Any, dict[str, Any]] = defaultdict(dict)
-        for (owner, name), value in named.items():
-            by_owner[owner][name] = value
-        # With one name more than it needs: of a single one no tuple would come.
-        self._owners = [
-            (owner, attrgetter(*values, "__class__"), (*values.values(), type(owner)))
-            for owner, values in by_owner.items()
-        ]
-        self._functions, self._codes = tuple(code), tuple(code.values())
-        self._code_of = attrgetter("__code__")
-
-    def are_unchanged(self) -> bool:
-        """By identity: an impostor may say that it is equal."""
-        try:
-            return all(
-                all(map(is_, values_of(owner), values)) for owner, values_of, values in self._owners
-            ) and all(map(is_, map(self._code_of, self._functions), self._codes))
-        except AttributeError:
-            return False
-
-
-def _guarded_modules() -> list[ModuleType]:
+def _guarded_modules() -> Iterable[ModuleType]:
     built_in = [f"methods.{found.name}" for found in pkgutil.iter_modules(methods.__path__)]
     for name in (*ENTRANCES, *built_in):
         importlib.import_module(f"{PACKAGE}.{name}")
-    return [module for name, module in sys.modules.items() if name.startswith(f"{PACKAGE}.")]
+    return [m for name, m in sys.modules.items() if name.partition(".")[0] == PACKAGE]

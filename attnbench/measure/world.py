@@ -19,7 +19,7 @@ from torch import nn
 
 from attnbench.errors import SessionLost
 from attnbench.measure.arms import BrokenArm
-from attnbench.measure.functions import Names, code_of, guarded_names, names_of_model
+from attnbench.measure.functions import guarded, names_of_model
 from attnbench.measure.settings import flags
 from attnbench.protocol.verdict import Reason
 
@@ -37,8 +37,7 @@ class World:
     """The process as it was when this settled; make it before a method is imported."""
 
     def __init__(self, device: torch.device) -> None:
-        self._named = guarded_names()
-        self._code = code_of(self._named)
+        self._held = guarded()
         self._flags = flags(device)
 
     def settle(self, model: nn.Module | None = None) -> Self:
@@ -47,9 +46,7 @@ class World:
         What `model` computes with is watched from now on.
         """
         if model is not None:
-            self._named |= names_of_model(model)
-            self._code |= code_of(self._named)
-        self._names = Names(self._named, self._code)
+            self._held.watch(names_of_model(model))
         self._before = {flag.name: flag.read() for flag in self._flags}
         self._tasks = tasks()
         self._children = children()
@@ -60,10 +57,10 @@ class World:
 
         Without `thoroughly`, settings that take long to read are left out.
         """
-        patched = self._patched()
+        patched, replaced = self._patched(thoroughly)
         running, goes_on = self._left_running()
         changed, stays = self._changed(thoroughly)
-        kind = SessionLost if goes_on or stays else BrokenArm
+        kind = SessionLost if replaced or goes_on or stays else BrokenArm
         if patched:
             raise kind(f"it replaced {', '.join(patched)}", reason=Reason.PATCHED.value)
         if running:
@@ -74,19 +71,11 @@ class World:
                 reason=Reason.GLOBAL_STATE.value,
             )
 
-    def _patched(self) -> list[str]:
-        if self._names.are_unchanged():
-            return []
-        places = [place for place, own in self._named.items() if _now(place) is not own]
-        for owner, name in places:
-            setattr(owner, name, self._named[owner, name])
-        rewritten = [
-            function for function, code in self._code.items() if function.__code__ is not code
-        ]
-        for function in rewritten:
-            function.__code__ = self._code[function]
-        names = [f"{owner.__name__}.{name}" for owner, name in places]
-        return names + [f"the code of {function.__qualname__}" for function in rewritten]
+    def _patched(self, thoroughly: bool) -> tuple[list[str], bool]:
+        """What was replaced or filled with something else, and whether it could not be put back."""
+        return (
+            ([], False) if self._held.is_unchanged(thoroughly=thoroughly) else self._held.put_back()
+        )
 
     def _left_running(self) -> tuple[str, bool]:
         """New threads and child processes that are at work, each told once; whether they go on."""
@@ -114,11 +103,6 @@ class World:
                 self._before[flag.name] = flag.read()  # what cannot be put back is told once
                 stays |= self._before[flag.name] != before
         return found, stays
-
-
-def _now(place: tuple[Any, str]) -> Any:
-    owner, name = place
-    return getattr(owner, name, None)
 
 
 def tasks() -> set[int]:

@@ -171,6 +171,16 @@ CHEATS: tuple[Cheat, ...] = (
         ("RewritesReference", "constant:DeclaredMean", T.PROCESS),
     ),
     *of(
+        "bribed",
+        "numbers of the judge changed, and names that hide those it computes with",
+        ("WideBounds", "ReadsTheBounds", T.PROCESS),
+        ("LowWeights", "ReadsTheBounds", T.PROCESS),
+        ("EasyDefaults", "ReadsTheBounds", T.PROCESS),
+        ("FrozenNumbers", "ReadsTheBounds", T.PROCESS),
+        ("HidesClamp", "OwnTensorClass", T.PROCESS),
+        ("OwnFloat", "OwnTensorClass", T.PROCESS),
+    ),
+    *of(
         "patched_sdpa",
         "patched timers, statistics or SDPA",
         ("SlowSdpa", "patched:QuietWarnings", T.PROCESS),

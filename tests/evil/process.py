@@ -17,10 +17,12 @@ from torch.overrides import _get_current_function_mode_stack
 from transformers.models.llama import modeling_llama
 
 import attnbench.methods.sdpa
+from attnbench.measure import planted, recheck
 from attnbench.measure.clock import HostClock
 from attnbench.measure.precision import precision
 from attnbench.measure.settings import COMPILERS
-from attnbench.methods import reference
+from attnbench.methods import conformance, reference
+from attnbench.protocol import integrity
 
 # What pytest and compilers note down in the environment.
 NOTES = ("PYTEST_CURRENT_TEST", *COMPILERS)
@@ -55,6 +57,13 @@ def names() -> dict[str, object]:
             "aten::_scaled_dot_product_flash_attention_for_cpu"
         ),
         "model": (modeling_llama.apply_rotary_pos_emb, torch.nn.Linear.forward),
+        "numbers": (
+            dict(integrity.ERROR_BOUND),
+            planted.MOST_WEIGHT,
+            conformance.conform.__kwdefaults__,
+            conformance.COVERING[0].tokens,
+        ),
+        "hiding names": ("nan_to_num" in vars(torch.Tensor), "float" in vars(recheck)),
         "module hooks": len(torch.nn.modules.module._global_forward_hooks),
     }
 

@@ -23,6 +23,12 @@ def set_attribute(place: object, name: str, value: object) -> None:
     setattr(place, name, value)
 
 
+def add_attribute(place: object, name: str, value: object) -> None:
+    """`place.name = value` where `place` has none of its own: it is gone again afterwards."""
+    later(lambda: name in vars(place) and delattr(place, name))
+    setattr(place, name, value)
+
+
 def everything() -> None:
     """Take back all there is."""
     while _waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import math
 import os
 import random
@@ -9,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -17,9 +19,10 @@ from torch import nn
 from torch.nn import functional
 
 from attnbench.errors import AttnbenchError
+from attnbench.measure import held, reached, recheck
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.clock import HostClock
-from attnbench.measure.functions import guarded_names, names_of_model
+from attnbench.measure.functions import FOLLOWS, guarded, names_of_model
 from attnbench.measure.world import World
 from attnbench.methods import sdpa
 from attnbench.methods.exact_cache import ExactCacheLayer
@@ -50,35 +53,48 @@ def another(own: Callable[..., Any]) -> Callable[..., Any]:
     return does_the_same
 
 
+HEAP_TYPE = 1 << 9
+
+
+def replaceable(owner: Any) -> bool:
+    """Whether Python lets one replace what it has, and the guard does not live by it itself."""
+    name = getattr(owner, "__module__", owner.__name__)
+    lives_by = name in (builtins.__name__, held.__name__, reached.__name__)
+    return not lives_by and (isinstance(owner, ModuleType) or bool(owner.__flags__ & HEAP_TYPE))
+
+
 def test_every_guarded_name_that_is_replaced_is_told_and_put_back():
-    """Of one owner at a time: there are more than a thousand names."""
-    world, guarded = World(CPU).settle(), guarded_names()
-    for owner in dict.fromkeys(owner for owner, _ in guarded):
-        names = {name: own for (of, name), own in guarded.items() if of is owner}
+    """Of one owner at a time: there are more than ten thousand names."""
+    world = World(CPU).settle()
+    by_owner: dict[int, tuple[Any, dict[str, Any]]] = {}
+    for (owner, name), own in world._held.names.items():
+        if replaceable(owner) and not name.startswith("__"):
+            by_owner.setdefault(id(owner), (owner, {}))[1][name] = own
+    assert sum(len(names) for _, names in by_owner.values()) > 5000
+    for owner, names in by_owner.values():
         for name, own in names.items():
-            setattr(owner, name, another(own))
-        caught = blamed(world)
-        assert caught.reason == Reason.PATCHED
-        told = ", ".join(f"{owner.__name__}.{name}" for name in names)
-        assert caught.message == f"it replaced {told}"
-        assert all(getattr(owner, name) is own for name, own in names.items())
+            reached.put(owner, name, another(own))
+        told = world._held.put_back()
+        assert told == ([f"{owner.__name__}.{name}" for name in names], False)
+        assert all(vars(owner)[name] is own for name, own in names.items())
     world.require_unchanged()
 
 
 def test_methods_and_the_classes_that_measure_are_guarded():
-    assert set(guarded_names()) >= {
+    assert set(guarded().names) >= {
         (HostClock, "time"), (sdpa, "scaled_dot_product_attention"), (ExactCacheLayer, "append"),
     }  # fmt: skip
 
 
 def test_clocks_chance_statistics_and_attention_are_guarded():
-    guarded = set(guarded_names())
+    names = set(guarded().names)
     functional = torch.nn.functional
-    assert guarded >= {
+    assert names >= {
         (time, "perf_counter_ns"), (time, "monotonic"), (statistics, "median"), (math, "fsum"),
         (os, "urandom"), (random.SystemRandom, "random"), (torch.cuda, "synchronize"),
         (torch.cuda.Event, "elapsed_time"), (functional, "scaled_dot_product_attention"),
-        (torch.Tensor, "clone"), (torch, "equal"),
+        (torch._C.TensorBase, "clone"), (torch, "equal"), (torch, "nan_to_num"),
+        (torch.linalg, "inv"), (builtins, "max"),
     }  # fmt: skip
 
 
@@ -103,9 +119,9 @@ def test_code_that_was_exchanged_under_its_name_is_told_and_put_back():
 
 
 def test_what_a_model_is_computed_with_is_guarded_whoever_the_model_is():
-    assert set(guarded_names()) >= {
+    assert set(guarded().names) >= {
         (functional, "linear"), (functional, "silu"), (torch._C._nn, "linear"), (torch, "bmm"),
-        (nn.Module, "__call__"), (nn.Module, "_call_impl"), (torch.Tensor, "__mul__"),
+        (nn.Module, "__call__"), (nn.Module, "_call_impl"), (torch._C.TensorBase, "__mul__"),
     }  # fmt: skip
 
 
@@ -170,3 +186,24 @@ def test_a_name_that_is_gone_is_told_and_put_back(monkeypatch):
     monkeypatch.delattr(statistics, "median")
     assert "median" in str(blamed(world))
     assert statistics.median is own
+
+
+@pytest.mark.parametrize("name", ["nan_to_num", "clamp", "__getattribute__", "unheard_of"])
+def test_a_name_of_tensors_that_hides_that_of_their_base_is_told_and_gone_again(name):
+    world = World(CPU).settle()
+    setattr(torch.Tensor, name, another(getattr(torch.Tensor, name, None)))
+    assert blamed(world).message == f"it replaced Tensor.{name}"
+    assert name not in vars(torch.Tensor)
+    world.require_unchanged()
+
+
+def test_a_function_that_hides_a_builtin_one_from_a_module_is_told_and_gone_again():
+    world = World(CPU).settle()
+    recheck.float = lambda value: 0.0
+    assert blamed(world).message == "it replaced attnbench.measure.recheck.float"
+    assert not hasattr(recheck, "float")
+
+
+def test_what_follows_the_default_dtype_is_no_arms_doing():
+    assert FOLLOWS in {(torch, name) for name in vars(torch)}
+    assert FOLLOWS not in guarded().names
