@@ -67,6 +67,12 @@ class WorkerHung(WorkerFailed):
     """A worker that said nothing for longer than what it was at may take."""
 
 
+class JudgeChanged(AttnbenchError):
+    """A method changed the process that judges it: what that would say counts for nothing."""
+
+    exit_code = Exit.VOID
+
+
 class LedgerError(AttnbenchError):
     """The ledger cannot be read, written or trusted."""
 

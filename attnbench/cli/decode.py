@@ -284,20 +284,29 @@ def measure(
     from rich.console import Console
 
     from attnbench.ledger import Kind
+    from attnbench.measure.again import require_same
     from attnbench.measure.conductor import Sweeper
+    from attnbench.measure.judge import Judge
     from attnbench.measure.lost import arms_of_pilots, sweep_results
     from attnbench.measure.sweep_plan import plan_sweep
     from attnbench.report.progress import reporter
 
     with reporter(Console(stderr=True), json=as_json) as report:
         with report.stage("plan"):
+            judge = Judge()
+            left_out = judge.tried(request.methods)
             sweep = plan_sweep(request, asked.places, asked.primary)
+            judge.require_unchanged()
         _tell_plan(sweep, report.note)
-        swept = Sweeper(sweep.plans, book, report, run=run).conduct()
+        swept = Sweeper(sweep.plans, book, report, run=run, left_out=left_out).conduct()
         with report.stage("verdicts"):
+            judge.require_unchanged()
             results = sweep_results(sweep, swept)
             for result in results:
                 book.append(Kind.RESULT, msgspec.to_builtins(result), cites=swept.cites)
+        if not all(arm.built_in for plan in sweep.plans for arm in plan.arms):
+            with report.stage("the same once more, where no method was imported"):
+                require_same(book.path, swept.run)
     return Measured(results, swept.failed, arms_of_pilots(swept))
 
 

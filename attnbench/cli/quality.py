@@ -156,15 +156,17 @@ def _appraised(request: QualityRequest, book: Ledger, *, as_json: bool) -> Appra
 
     from attnbench.measure.appraising import Appraiser, plan_quality
     from attnbench.measure.estimate import in_words
+    from attnbench.measure.judge import Judge
     from attnbench.report.progress import reporter
 
     with reporter(Console(stderr=True), json=as_json) as report:
         with report.stage("plan"):
+            judge = Judge()
             plan = plan_quality(request)
         for remark in plan.cell.remarks:
             report.note(f"note: {remark}")
         report.note(f"{len(plan.arms)} arms, {in_words(plan.minutes)} on {plan.cell.facts.name}")
-        return Appraiser(plan, book, report).appraise()
+        return Appraiser(plan, book, report, unchanged=judge.require_unchanged).appraise()
 
 
 def _require_alone(**others: bool) -> None:

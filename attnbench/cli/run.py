@@ -105,6 +105,7 @@ def _measured(wanted: Wanted, book: Ledger, *, as_json: bool) -> Concluded:
 
     from attnbench.errors import AttnbenchError
     from attnbench.measure.conclusion import unfinished_runs
+    from attnbench.measure.judge import Judge
     from attnbench.measure.promised import PromisedRun
     from attnbench.measure.supervisor import Processes
     from attnbench.report.progress import reporter
@@ -116,7 +117,15 @@ def _measured(wanted: Wanted, book: Ledger, *, as_json: bool) -> Concluded:
         for stopped in unfinished_runs(records_of(book), promise):
             if stopped != resume:
                 report.note(f"run {stopped} stopped without a verdict; its sessions stay counted")
-        promised = PromisedRun(source, promise, book, report, run=run, resume=resume)
+        promised = PromisedRun(
+            source,
+            promise,
+            book,
+            report,
+            run=run,
+            resume=resume,
+            unchanged=Judge().require_unchanged,
+        )
         try:
             return promised.conclude()
         except (KeyboardInterrupt, AttnbenchError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from attnbench.measure.answers import QualityResult
 from attnbench.measure.appraised import judged
 from attnbench.measure.device import environment
 from attnbench.measure.estimate import quality_s
+from attnbench.measure.judge import nothing
 from attnbench.measure.layout import bench_of, quality_counts
 from attnbench.measure.plan import DecodeRequest, Plan, PlannedArm, plan_decode
 from attnbench.measure.reporter import Reporter
@@ -125,11 +126,19 @@ class Appraisal:
 
 
 class Appraiser:
-    """One run of one plan; `run` does a task in a process of its own."""
+    """One run of one plan; `run` does a task in a process of its own, and `unchanged` raises where
+    this one, which judges, is not what it was."""
 
     def __init__(
-        self, plan: QualityPlan, ledger: Ledger, reporter: Reporter, *, run: RunTask = run_task
+        self,
+        plan: QualityPlan,
+        ledger: Ledger,
+        reporter: Reporter,
+        *,
+        run: RunTask = run_task,
+        unchanged: Callable[[], None] = nothing,
     ) -> None:
+        self._require_unchanged = unchanged
         self._plan = plan
         self._ledger = ledger
         self._reporter = reporter
@@ -146,10 +155,12 @@ class Appraiser:
 
     def appraise(self) -> Appraisal:
         """Run, judge and record; raises what the worker raises, before any verdict."""
+        self._require_unchanged()
         bench = bench_of(self._plan.cell, tuple(_arm(arm) for arm in self._plan.arms))
         task = QualityTask(bench=bench, counts=self._plan.counts)
         with self._reporter.stage("quality: every gate against SDPA on real text") as stage:
             found = self._workers.work("quality", task, QualityResult, stage.update)
+        self._require_unchanged()
         results = tuple(self._result(arm, found) for arm in self._plan.arms)
         for result in results:
             self._ledger.append(Kind.RESULT, msgspec.to_builtins(result), cites=self._workers.cites)

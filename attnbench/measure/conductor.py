@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ from attnbench.measure.answers import (
 )
 from attnbench.measure.device import environment
 from attnbench.measure.evidence import Evidence
+from attnbench.measure.judge import place_of
 from attnbench.measure.layout import cell_of, place_title
 from attnbench.measure.past import Past
 from attnbench.measure.place import Place
@@ -39,6 +41,7 @@ from attnbench.measure.workers import Runner, Workers
 from attnbench.protocol.looks import decided, looks_of
 
 _R = TypeVar("_R", bound=PartResult)
+NOTHING: Mapping[str, ArmFailure] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,8 @@ class Conductor:
 class Sweeper:
     """One run of several plans, a place each, of one model on one device under one protocol.
 
-    A place that cannot be measured costs itself alone, as long as another can.
+    A place that cannot be measured costs itself alone, as long as another can. Methods in
+    `left_out`, by the place where they are defined, are not measured, and why.
     """
 
     def __init__(
@@ -98,6 +102,7 @@ class Sweeper:
         run: Runner,
         past: Past | None = None,
         name: str = "",
+        left_out: Mapping[str, ArmFailure] = NOTHING,
     ) -> None:
         first = plans[0]
         self._places = _places(plans)
@@ -121,6 +126,7 @@ class Sweeper:
         )
         if past is not None:
             self._workers.go_on(past)
+        self._workers.left_out.update(_by_label(plans, left_out))
         self._failed: list[AttnbenchError] = []
 
     def conduct(self) -> Swept:
@@ -306,6 +312,12 @@ def _has_room_for_two(plan: Plan) -> bool:
     """Whether two processes fit into memory beside each other, each with as much again as a session
     needs: methods keep caches of their own."""
     return plan.device == "cpu" and 4 * plan.needed_bytes <= plan.facts.memory_free_bytes
+
+
+def _by_label(plans: Sequence[Plan], left_out: Mapping[str, ArmFailure]) -> dict[str, ArmFailure]:
+    arms = [arm for plan in plans for arm in plan.arms]
+    places = {arm.label: place_of(arm.spec) for arm in arms}
+    return {label: left_out[place] for label, place in places.items() if place in left_out}
 
 
 def _places(plans: Sequence[Plan]) -> tuple[Place, ...]:

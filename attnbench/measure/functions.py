@@ -33,10 +33,13 @@ from attnbench.models import few_rows, opaque
 
 # Compilers replace others of `nn.Module`, which build modules.
 CALLS = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattr__")
-# Of these all that can be called.
-LIBRARIES: tuple[Any, ...] = (
+# Of these all that can be called; the former are what verdicts are computed with.
+ARITHMETIC = (
     *(builtins, math, operator, random, secrets, statistics, time),
     *(msgspec, msgspec.json, msgspec.structs),
+)
+LIBRARIES: tuple[Any, ...] = (
+    *ARITHMETIC,
     *(torch, torch.functional, torch.linalg, _tensor, functional, torch._C._nn),
 )
 # It follows the default dtype, which is a setting.
@@ -64,14 +67,13 @@ ENTRANCES = (
 
 def guarded() -> Held:
     """What timing, statistics and attention are made of, as it is now."""
-    return Held(names_of_libraries(), CLASSES, _guarded_modules(), CHANGING)
+    return Held(names_of_libraries(), CLASSES, own_modules(ENTRANCES), CHANGING)
 
 
 def names_of_libraries() -> Named:
     """Of others' modules what this package uses and more."""
     named = {(owner, name): vars(owner)[name] for owner, names in SINGLE for name in names}
-    for module in LIBRARIES:
-        named |= _callables(module)
+    named |= callables_of(*LIBRARIES)
     del named[FOLLOWS]
     return named
 
@@ -88,15 +90,16 @@ def names_of_model(model: nn.Module) -> Named:
 
 def _names_of_module(module: ModuleType) -> Named:
     """What can be called in a module, and the functions of the classes that it defines."""
-    named = _callables(module)
+    named = callables_of(module)
     for kind in list(named.values()):
         if isinstance(kind, type) and kind.__module__ == module.__name__:
             named |= _own_functions(kind)
     return named
 
 
-def _callables(module: ModuleType) -> Named:
-    return {(module, name): value for name, value in vars(module).items() if callable(value)}
+def callables_of(*modules: Any) -> Named:
+    """What can be called in these modules, by module and name."""
+    return {(m, name): value for m in modules for name, value in vars(m).items() if callable(value)}
 
 
 def _own_functions(kind: type) -> Named:
@@ -104,8 +107,9 @@ def _own_functions(kind: type) -> Named:
     return {(kind, name): value for name, value in own if isinstance(value, FunctionType)}
 
 
-def _guarded_modules() -> Iterable[ModuleType]:
+def own_modules(entrances: Iterable[str]) -> list[ModuleType]:
+    """The modules of this package: its methods, `entrances`, and what is imported by then."""
     built_in = [f"methods.{found.name}" for found in pkgutil.iter_modules(methods.__path__)]
-    for name in (*ENTRANCES, *built_in):
+    for name in (*entrances, *built_in):
         importlib.import_module(f"{PACKAGE}.{name}")
     return [m for name, m in sys.modules.items() if name.partition(".")[0] == PACKAGE]

@@ -6,7 +6,7 @@ that stopped goes on from what it had closed; what it had recorded is not record
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -27,6 +27,7 @@ from attnbench.measure.chosen import PilotArm, pilot_alone
 from attnbench.measure.conclusion import Concluded, claim_body, text_of
 from attnbench.measure.conductor import Conductor
 from attnbench.measure.estimate import in_words, minutes
+from attnbench.measure.judge import nothing
 from attnbench.measure.layout import cell_of
 from attnbench.measure.past import Past, past_sessions
 from attnbench.measure.plan import Plan
@@ -58,8 +59,10 @@ class PromisedRun:
         *,
         run: Runner,
         resume: str = "",
+        unchanged: Callable[[], None] = nothing,
     ) -> None:
         self.name = resume or new_run()
+        self._require_unchanged = unchanged
         self._source = source
         self._file = source.file
         self._promise = promise
@@ -81,6 +84,7 @@ class PromisedRun:
             self._decides = imported_of(self._records(), self._file)
         if self._file.claim.quantity is Quantity.ORDER_EFFECT:
             found = self._order_effect()
+            self._require_unchanged()
             judgement = judge(self._file, [order_seen(found)])
             return self._concluded(judgement, order_effect=found)
         results: list[ArmResult] = []
@@ -91,12 +95,14 @@ class PromisedRun:
             results += of_cell
             alone |= of_pilot
             seen.append(seen_in(self._file, of_cell, labels_of(self._file, plan.device)))
+        self._require_unchanged()
         return self._concluded(judge(self._file, seen), results=tuple(results), alone=alone)
 
     def _measured(
         self, plan: Plan
     ) -> tuple[tuple[ArmResult, ...], dict[Cell, tuple[PilotArm, ...]]]:
         """One cell's results, recorded."""
+        self._require_unchanged()
         self._tell(plan)
         conductor = Conductor(
             plan,
@@ -108,6 +114,7 @@ class PromisedRun:
         )
         evidence = conductor.conduct()
         self._failed += evidence.failed
+        self._require_unchanged()
         results = arm_results(evidence)
         self._record(results, evidence.cites)
         return results, pilot_alone(evidence)

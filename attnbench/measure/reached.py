@@ -30,8 +30,8 @@ from msgspec.structs import force_setattr  # an arm may replace that of the modu
 
 PACKAGE = "attnbench"
 Reached = tuple[Any, str]  # a value, and what it is called
-# What Python itself adds to a module when something is warned of.
-PYTHONS_OWN = ("__warningregistry__",)
+# What is added to a module when something is warned of, and to a class that is read from JSON.
+PYTHONS_OWN = ("__warningregistry__", "__msgspec_cache__")
 OF_FUNCTIONS = ("__code__", "__defaults__", "__kwdefaults__")
 OF_INSTANCES = ("__class__", "__dict__")
 SAID = {
@@ -77,8 +77,8 @@ class Space:
         return [key for key in differ if not self._grew(key)]
 
     def _grew(self, key: Any) -> bool:
-        """Whether Python added it: to a package a module that was imported, to any a registry."""
-        if not isinstance(self.owner, ModuleType) or key in self.before:
+        """Whether nobody meant it: a package has each of its modules that is imported."""
+        if not isinstance(self.owner, ModuleType | type) or key in self.before:
             return False
         module = sys.modules.get(f"{self.owner.__name__}.{key}")
         is_package = hasattr(self.owner, "__path__")

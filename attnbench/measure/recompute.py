@@ -123,12 +123,13 @@ class Recomputed:
         return Exit.INCONCLUSIVE if any(it.is_open for it in self.all) else Exit.DONE
 
 
-def recompute(ledger: Ledger) -> Recomputed:
-    """Build every result again, those of one run at a time, then every verdict on a claim.
+def recompute(ledger: Ledger, run: str = "") -> Recomputed:
+    """Build every result again, those of one run at a time, then every verdict on a claim; of a
+    `run` its results alone.
 
     Raises what reading the ledger raises, and BadBlob.
     """
-    walk = survey(ledger.path, Wanted())
+    walk = survey(ledger.path, Wanted(run))
     remarks = walk.records(walk.remarks)
     state, corrections = fold(remarks), {r.id for r in remarks if r.kind is Kind.CORRECTION}
     promises = {r.id: r for r in walk.records(_of_kind(walk, Kind.REGISTRATION))}
@@ -152,10 +153,18 @@ def recompute(ledger: Ledger) -> Recomputed:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A look for results, claims and registrations."""
+    """A look for results, claims and registrations; of one run, for its results alone."""
 
-    def __call__(self, _text: bytes, about: Envelope) -> Kind | None:
-        return _WANTED.get(about.kind)
+    run: str = ""
+
+    def __call__(self, text: bytes, about: Envelope) -> Kind | None:
+        kind = _WANTED.get(about.kind)
+        if not self.run or kind is Kind.REGISTRATION:
+            return kind
+        return kind if kind is Kind.RESULT and self._is_of_run(text) else None
+
+    def _is_of_run(self, text: bytes) -> bool:
+        return f'"run":"{self.run}"'.encode() in text
 
 
 _WANTED = {kind.value.encode(): kind for kind in (Kind.RESULT, Kind.CLAIM, Kind.REGISTRATION)}

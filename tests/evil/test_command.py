@@ -9,16 +9,17 @@ from tests.cli.test_decode_command import HERE, Place, measured
 
 EVIL = HERE / "evil"
 CHEATS = {"constant": "constant.py:Constant", "hides_its_time": "patched.py:HidesItsTime",
-          "dense_called_sparse": "false_witness.py:DenseCalledSparse"}  # fmt: skip
+          "dense_called_sparse": "false_witness.py:DenseCalledSparse",
+          "bribed_at_import": "at_import.py:BribedAtImport"}  # fmt: skip
 TWIN = {"dense_says_dense": "false_witness.py:DenseSaysDense"}
 REASONS = {"constant": "wrong-output", "hides_its_time": "patched",
-           "dense_called_sparse": "false-witness"}  # fmt: skip
+           "dense_called_sparse": "false-witness", "bribed_at_import": "patched"}  # fmt: skip
 ARGUMENTS = ("--model", "embedded", "--ctx", "64", "--scope", "attention", "--protocol", "quick",
              "--no-quality", "--json")  # fmt: skip
 
 
 def test_the_command_voids_each_cheat_for_its_reason_and_nobody_else(tmp_path):
-    """One run of all four, and its ledger: a run takes long, so that it is made once."""
+    """One run of all five, and its ledger: a run takes long, so that it is made once."""
     place = Place(tmp_path)
     methods = [part for path in (CHEATS | TWIN).values() for part in ("--method", f"{EVIL / path}")]
     done = place.run("decode", *ARGUMENTS, *methods)
