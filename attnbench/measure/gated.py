@@ -9,11 +9,15 @@ from attnbench.measure.answers import MemoryFigures
 from attnbench.measure.appraised import without_samples
 from attnbench.measure.evidence import Evidence, JudgedArm
 from attnbench.protocol.memory import MemoryVerdict, memory_verdict, not_measured
+from attnbench.quality.budget import at_timed_budget
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated, random_weights
 
 
-def quality_verdict(evidence: Evidence, planned: JudgedArm) -> QualityVerdict:
-    """On random weights, and where nobody asked, there is none."""
+def quality_verdict(
+    evidence: Evidence, planned: JudgedArm, timed_share: float | None, context: int
+) -> QualityVerdict:
+    """On random weights, and where nobody asked, there is none; nor where the steps that were timed
+    after `context` tokens attended to fewer of them than those that were judged."""
     if evidence.plan.info.weights == "random":
         return random_weights()
     if not evidence.plan.request.wants_quality:
@@ -24,7 +28,8 @@ def quality_verdict(evidence: Evidence, planned: JudgedArm) -> QualityVerdict:
     if samples is None:
         return without_samples(evidence.quality.failures.get(planned.label))
     bands = evidence.plan.request.bands
-    return judge(samples, planned.family.value, evidence.plan.info.weights, bands)
+    found = judge(samples, planned.family.value, evidence.plan.info.weights, bands)
+    return at_timed_budget(found, samples, timed_share, context)
 
 
 def quality_body(

@@ -199,7 +199,8 @@ class _CellResults:
 
     def _result(self, arm: Arm, verdict: LatencyVerdict) -> ArmResult:
         method, planned = arm.label.removesuffix(AGAIN), self._planned(arm)
-        quality = quality_verdict(self.evidence, planned)
+        context = self.cell.cell.context
+        quality = quality_verdict(self.evidence, planned, self._timed_share(arm), context)
         figures = memory_figures(self.evidence, method)
         of_baseline = memory_figures(self.evidence, self.cell.baseline.label)
         memory = memory_verdict_of(figures, of_baseline)
@@ -295,6 +296,11 @@ class _CellResults:
             c.samples.witness[arm.label] for c in self._samples if arm.label in c.samples.witness
         ]
         return seen[0] if seen else UNSET
+
+    def _timed_share(self, arm: Arm) -> float | None:
+        """Of the tokens, the least that a session's timed steps say they attended to."""
+        seen = (c.samples.witness.get(arm.label, {}).get("kept_share") for c in self._samples)
+        return min((share for share in seen if share is not None), default=None)
 
 
 def never_measured(failure: ArmFailure | None) -> Verdicts:

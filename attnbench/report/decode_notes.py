@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from attnbench.measure.chosen import PilotArm
 
 NO_POWER = "no-power"  # the gates' reason: a method that does not attend would do as well
+OTHER_BUDGET = "other-budget"  # it attends to more where it is judged than where it is timed
 UNPREDICTED = "text-not-predicted"  # likewise: the model knows no such text, or is none
 OPEN = ("INCONCLUSIVE", "VOID")
 CYCLES_APART = 0.01  # of the ratio of times: below it cycles and time say the same
@@ -164,6 +165,12 @@ def _because(result: ArmResult) -> str:
     if result.verdict.quality_reason == NO_POWER:
         cosine = found["null_uniform"]
         return f": the plain mean of all values already has cosine {cosine:.4f} here"
+    if result.verdict.quality_reason == OTHER_BUDGET:
+        judged, timed = (float(found[f"{part}_share"]) for part in ("judged", "timed"))
+        return (
+            f": it attended to {judged:.1%} of the tokens where its outputs were judged, and to "
+            f"{timed:.1%} in the steps that were timed"
+        )
     if result.verdict.quality_reason == UNPREDICTED:
         return (
             ": to the model half of the text's tokens are as good as one of "

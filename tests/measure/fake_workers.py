@@ -77,6 +77,7 @@ class FakeWorkers:
     sources: dict[str, str] = field(default_factory=dict)
     not_here: dict[str, ArmFailure] = field(default_factory=dict)
     breaks: dict[tuple[int, str], ArmFailure] = field(default_factory=dict)
+    timed_share: dict[str, float] = field(default_factory=dict)
     kv_bytes: dict[str, int] = field(default_factory=dict)
     allocated_bytes: dict[str, int] = field(default_factory=dict)
     cosine: dict[str, float] = field(default_factory=dict)
@@ -182,7 +183,11 @@ class FakeWorkers:
             samples=msgspec.structs.replace(
                 samples,
                 visits=kept,
-                witness={label: {"kept_share": 1.0} for label in labels if label not in failures},
+                witness={
+                    label: {"kept_share": self.timed_share.get(label, 1.0)}
+                    for label in labels
+                    if label not in failures
+                },
                 environment={"threads": 1, "fill": "prefilled"},
             ),
             timed_steps=dict.fromkeys(labels, 5),

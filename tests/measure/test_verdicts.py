@@ -22,6 +22,7 @@ from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.protocol.presets import QUICK
 from attnbench.protocol.result import ArmResult
 from attnbench.protocol.verdict import LatencyVerdict, Reason, Verdict
+from attnbench.report.decode_notes import notes
 from tests.measure.fake_workers import (
     KV_BYTES,
     READ_BYTES,
@@ -192,6 +193,19 @@ def test_the_verdict_on_quality_is_that_of_the_gates(results):
         1024,
     )
     assert "needle" in body["gates_not_run"]
+
+
+def test_an_arm_that_is_judged_at_more_than_was_timed_has_no_verdict_on_quality(results):
+    found = results(FakeWorkers(timed_share={INT8.label: 0.0625, SINK.label: 0.85}))
+    said = found[INT8.label]
+    assert (said.verdict.quality, said.verdict.quality_reason) == ("NOT_EVALUATED", "other-budget")
+    assert (said.quality["judged_share"], said.quality["timed_share"]) == (1.0, 0.0625)
+    (noted,) = (note for note in notes(list(found.values())) if "judged" in note)
+    assert noted == (
+        f"{INT8.label}: quality NOT_EVALUATED (other-budget): it attended to 100.0% of the tokens "
+        "where its outputs were judged, and to 6.2% in the steps that were timed"
+    )
+    assert found[SINK.label].verdict.quality == "MARGINAL"
 
 
 @pytest.mark.parametrize(
