@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attnbench.errors import AttnbenchError
+from attnbench.errors import AttnbenchError, Unsupported
 from attnbench.measure.floor import kv_bytes
 from attnbench.measure.taps import KeptStep, Tap, TappedLayer, WholeStep, copied, host_copy, unlike
 from attnbench.measure.tasks import Launch
@@ -29,6 +29,9 @@ from attnbench.protocol.verdict import Reason
 
 if TYPE_CHECKING:
     from attnbench.measure.workbench import Workbench
+
+
+LONGEST_PERIOD = 256  # steps: two are 512, a second and a half of steps of three milliseconds
 
 
 class BrokenArm(AttnbenchError):
@@ -57,6 +60,7 @@ class BenchArm:
         self._scope, self._mode = scope, mode
         kernel = None if launch is None else KernelConfig(**launch)
         self.method = parse(method).resolved(bench.device)
+        self.period = self._possible_period()
         layers = build_layers(self.method, bench.cache, bench.surveyed, kernel)
         self._layers = [TappedLayer(layer) for layer in layers]
         self._check_attention()
@@ -66,6 +70,17 @@ class BenchArm:
         captured = mode is Mode.GRAPH or (mode is Mode.COMPILED and bench.device.type == "cuda")
         self._step: Step = CapturedStep(step) if captured else step
         self._output: Tensor | tuple[Tensor, ...] = ()
+
+    def _possible_period(self) -> int:
+        """The method's; raises `Unsupported` where visits of two of them would be too long."""
+        period = self.method.period
+        if not 1 <= period <= LONGEST_PERIOD:
+            raise Unsupported(
+                f"{self.method.label} does recurring work every {period} steps, and a visit times "
+                f"two whole periods of {LONGEST_PERIOD} steps at most",
+                hint="give it parameters with a shorter period",
+            )
+        return period
 
     def step(self) -> object:
         """One decode step; its output is kept until the next."""

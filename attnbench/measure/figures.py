@@ -9,10 +9,11 @@ from msgspec import UNSET, UnsetType
 
 from attnbench.measure.answers import CellProfile, CellSamples
 from attnbench.measure.evidence import CellArms, Evidence
+from attnbench.protocol.beside import beside
 from attnbench.protocol.breakdown import by_attention_alone, by_kernels
 from attnbench.protocol.captured import Captured, captured
 from attnbench.protocol.cell import Arm, Role, Scope
-from attnbench.protocol.result import Breakdown, Ceiling, Energy, Floor, read_ms
+from attnbench.protocol.result import Beside, Breakdown, Ceiling, Energy, Floor, read_ms
 from attnbench.protocol.verdict import LatencyVerdict
 
 CEILING = "zero_cost"
@@ -70,6 +71,11 @@ class Figures:
         if self.cell.cell.scope is not Scope.STEP or verdict.latency_ms is UNSET:
             return UNSET
         return self.cell.cell.batch * 1e3 / verdict.latency_ms["median"]
+
+    def beside(self, arm: Arm) -> Beside | UnsetType:
+        """What its median step does not show."""
+        samples, set_up_us = zip(*((c.samples, c.set_up_us) for c in self._samples), strict=True)
+        return beside(samples, set_up_us, arm.label, self.cell.baseline.label) or UNSET
 
     @property
     def _profile(self) -> CellProfile | None:

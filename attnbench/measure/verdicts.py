@@ -226,6 +226,7 @@ class _CellResults:
             captured_interval=UNSET if captured is None else captured.interval,
             tokens_per_s=self._figures.tokens_per_s(verdict),
             energy=self._figures.energy(arm),
+            beside=self._figures.beside(arm),
             breakdown=self._figures.breakdown(arm, verdict),
             memory=memory_body(figures),
             quality=quality_body(quality, self.evidence),

@@ -38,6 +38,10 @@ LEAST_PATIENCE_S = 60.0
 class RunningArm(Protocol):
     """An arm that is set up: its step can be run, and what it left behind be looked at."""
 
+    @property
+    def period(self) -> int:
+        """Steps from one that does recurring work to the next."""
+
     def step(self) -> object:
         """One decode step."""
 
@@ -189,7 +193,7 @@ class _Run:
         if not steps.bare and not warmed_up(warmup_us):
             warmup_us += clock.time(arm.step, steps.warmup_steps).steps_us
         self._walk.warmup_us[label] = warmup_us
-        self._walk.timed_steps[label] = visit_length(warmup_us, steps)
+        self._walk.timed_steps[label] = visit_length(warmup_us, steps, arm.period)
         self._walk.read_bytes[label] = arm.read_bytes()
 
     def _rehearsals(self, plan: GroupSchedule) -> list[list[str]]:
@@ -235,7 +239,8 @@ class _Run:
 
     def _visit(self, label: str, group: int, position: int) -> None:
         least = self._walk.timed_steps[label]
-        count = least + self._with.draw(ceil(least * EXTRA_SHARE) + 1)
+        period = self._running[label].period
+        count = least + period * self._with.draw(ceil(least * EXTRA_SHARE / period) + 1)
         timing, untimed, before, after = self._steps(label, count, self._blocks)
         self._walk.visits.append(
             Visit(
@@ -336,8 +341,9 @@ class _Run:
         )
 
 
-def visit_length(warmup_us: Sequence[float], steps: StepCounts) -> int:
+def visit_length(warmup_us: Sequence[float], steps: StepCounts, period: int = 1) -> int:
     """The least timed steps of each visit of an arm, from the median of the last half of its
-    warm-up."""
+    warm-up: whole periods, and two at the least of an arm that has one."""
     step_us = median(warmup_us[len(warmup_us) // 2 :])
-    return max(steps.timed_steps, ceil(steps.min_visit_ms * 1e3 / step_us))
+    wanted = max(steps.timed_steps, ceil(steps.min_visit_ms * 1e3 / step_us))
+    return wanted if period == 1 else period * max(2, ceil(wanted / period))

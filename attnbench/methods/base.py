@@ -148,6 +148,13 @@ class Method(ABC):
         """Whether the length may grow inside a captured step: read from the device, not a shape."""
         return False
 
+    @property
+    def period(self) -> int:
+        """Steps from one that does recurring work to the next; 1: all steps do the same. A visit
+        times whole periods, two at the least. Work that follows from the length alone has none: all
+        steps of a session are at one length."""
+        return 1
+
     @classmethod
     def variants(cls, device_type: str) -> tuple[Self, ...]:
         """The parameter choices to check, and for EXACT methods to time, on this type of device."""

@@ -105,6 +105,24 @@ class Energy(msgspec.Struct, frozen=True, kw_only=True):
     updates: int
 
 
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """What stands beside an arm's median step.
+
+    `slow_steps` of all timed ones took five times the median and more; `recurring_share` of its
+    time is theirs beyond what such steps take of the baseline's, in every session, 0 where that is
+    little. `set_up_ms` is the median of layers built, prefilled and captured, 0 where it was not
+    measured; after each set-up at least `steps_a_set_up` steps were run: what an arm does less
+    often may be in none of them.
+    """
+
+    slowest_ms: float
+    slow_steps: int
+    timed_steps: int
+    recurring_share: float
+    set_up_ms: float
+    steps_a_set_up: int
+
+
 def read_ms(read_bytes: int, gb_s: float) -> float:
     """Milliseconds to read so many bytes at `gb_s` (10^9 bytes a second)."""
     return read_bytes / gb_s / 1e6
@@ -195,6 +213,7 @@ class ArmResult(msgspec.Struct, frozen=True, kw_only=True):
     captured_interval: Interval | UnsetType = UNSET
     tokens_per_s: float | UnsetType = UNSET  # of all sequences together, in scope step
     energy: Energy | UnsetType = UNSET
+    beside: Beside | UnsetType = UNSET
     breakdown: Breakdown | UnsetType = UNSET  # of the baseline in scope step
     memory: dict[str, int | str | bool] | UnsetType = UNSET
     quality: dict[str, float | int | str] | UnsetType = UNSET

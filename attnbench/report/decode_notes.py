@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from attnbench.protocol.cell import Role
 from attnbench.protocol.result import ArmResult, Floor
+from attnbench.report.beside_notes import beside_notes
 from attnbench.report.order_notes import marked, order_note
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def notes(
     if alone:
         named = " · ".join(map(_pilot_time, alone))
         yield f"in the pilot alone, with their times there over A's: {named}"
+    yield from beside_notes(results, absolute=absolute)
     yield from _of_quality(results)
     yield from order_note(results)
     yield from _shared((_cycles(result) for result in results), every="every arm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from attnbench.measure.clock import Timing
 from attnbench.measure.events import Kept, Mark, Pick, Wanted
@@ -28,6 +29,7 @@ class SimulatedArm:
     step_us: float = 1000.0
     faults: dict[int, Exception] = field(default_factory=dict)
     inspections: int = 0
+    period: ClassVar[int] = 1
 
     def step(self) -> float:
         return self.step_us

@@ -351,3 +351,20 @@ def test_the_whole_process_is_looked_at_at_the_end_of_each_group_and_quickly_bef
     visits = [mark for mark in stage.talk.marks if mark.doing is Doing.TIMED and mark.block >= 0]
     assert stage.guard.thorough == len(TWO_GROUPS.groups)
     assert stage.guard.looks - stage.guard.thorough >= len(visits) / 2
+
+
+@pytest.mark.parametrize(
+    ("period", "least"), [(1, 30), (2, 30), (20, 40), (30, 60), (64, 128), (256, 512)]
+)
+def test_a_visit_times_whole_periods_and_two_at_the_least(period, least):
+    steps = msgspec.structs.replace(STEPS, timed_steps=30, min_visit_ms=0.0)
+    assert visit_length([10.0] * 8, steps, period) == least
+
+
+def test_what_is_drawn_on_top_of_a_visit_is_whole_periods_too(monkeypatch):
+    monkeypatch.setattr(SimulatedArm, "period", 8)
+    for drawn in range(4):
+        stage = Stage(msgspec.structs.replace(STEPS, timed_steps=30))
+        stage.drawn = drawn
+        counts = {len(visit.steps_us) for visit in stage.walk().visits}
+        assert all(count >= 32 and count % 8 == 0 for count in counts)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attnbench.errors import SessionLost
+from attnbench.errors import SessionLost, Unsupported
 from attnbench.measure.arms import BrokenArm
 from attnbench.measure.pilot import Trial
 from attnbench.measure.sums import weight_sums
@@ -49,6 +49,17 @@ class ChangesSettingAndRaises(Broken):
         def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             torch.use_deterministic_algorithms(True)
             raise IndexError("block 7 is out of range")
+
+
+class KeepsHouse(Broken):
+    """Does something more in every 300th step, and says so."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        pass
+
+    @property
+    def period(self) -> int:
+        return 300
 
 
 def words(bench: Workbench) -> tuple[Tensor, Tensor]:
@@ -102,6 +113,11 @@ def test_varied_inputs_are_the_same_numbers_with_other_signs_and_other_tokens(dt
         bench.require_intact(thoroughly=True)
         bench.vary(77)
         assert torch.equal(bench.tables.rows, before)
+
+
+def test_an_arm_whose_periods_are_longer_than_two_visits_could_hold_is_refused(bench):
+    with pytest.raises(Unsupported, match="every 300 steps, and a visit times two whole periods"):
+        bench.set_up(arm(mutant("KeepsHouse")), Scope.ATTENTION, Mode.EAGER)
 
 
 def test_held_inputs_are_the_first_rows_for_every_step_and_count_as_intact(bench):
