@@ -6,6 +6,7 @@ should be right within a factor of two.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from attnbench.measure.layout import REHEARSALS, quality_counts, steps_of
@@ -19,7 +20,7 @@ from attnbench.measure.tasks import StepCounts
 from attnbench.measure.visits import EXTRA_SHARE, EXTRA_UNTIMED
 from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.family import Family
-from attnbench.quality.levels import QUESTION_STEPS, facts_in
+from attnbench.quality.levels import MOST_ROWS, QUESTION_STEPS, facts_in
 
 LAUNCH_US_A_LAYER = {Mode.EAGER: 350.0, Mode.GRAPH: 25.0, Mode.COMPILED: 15.0}
 CPU_BANDWIDTH_GB_S = 8.0  # one thread of a common server
@@ -114,11 +115,13 @@ def quality_s(plan: Plan, arms: list[PlannedArm]) -> float:
     if plan.info.weights != "trained":
         return 0.0
     counts = quality_counts(plan)
-    inside = counts.windows * counts.logit_steps
-    inside += counts.haystacks * facts_in(counts.context) * QUESTION_STEPS // 2
+    at_once = MOST_ROWS if plan.device == "cuda" else 1  # a step of many costs a GPU that of one
+    inside = math.ceil(counts.windows / at_once) * counts.logit_steps
+    turns = math.ceil(facts_in(counts.context) / at_once)
+    inside += counts.haystacks * turns * QUESTION_STEPS // 2
     steps = inside + counts.windows * (counts.steps + GATES)
     if counts.kept_mass:
-        steps += 2 * counts.context // plan.info.head_dim
+        steps += 2 * counts.context // plan.info.head_dim // at_once
     steps_s = [_slowest_step_s(plan, arm) for arm in arms]
     exact_s = inside * min(steps_s, default=0.0)  # what the others are compared with
     prefills_s = (counts.windows + counts.haystacks) * _prefill_s(plan, counts.context)

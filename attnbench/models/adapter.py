@@ -112,12 +112,15 @@ class ExactCache(_Lengths):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write the new tokens after the cached ones; return all rows up to the last new one."""
+        """Write the new tokens after the cached ones; return all rows up to the last new one.
+
+        The tokens of one sequence are written to every sequence of the cache.
+        """
         view, start = self.views[layer_idx], self.length.tokens
-        end = start + key_states.shape[-2]
+        given, end = len(key_states), start + key_states.shape[-2]
         view.k[:, :, start:end].copy_(key_states)
         view.v[:, :, start:end].copy_(value_states)
-        return view.k[:, :, :end], view.v[:, :, :end]
+        return view.k[:given, :, :end], view.v[:given, :, :end]
 
 
 class PassingCache(_Lengths):

@@ -21,8 +21,8 @@ def prefill(
     """Run the prompt `ids` [B, N] (int64) through the model into `cache`, attention exact.
 
     Returns the logits [B, vocab] of the last token; those of the others are never computed. The
-    cache starts empty and ends at N tokens with zeros behind them. Raises `DoesNotFit` when N is
-    more than the cache holds.
+    cache starts empty and ends at N tokens with zeros behind them; one prompt fills a cache of any
+    number of sequences. Raises `DoesNotFit` when N is more than the cache holds.
     """
     tokens = ids.shape[1]
     if not 1 <= tokens <= cache.capacity:

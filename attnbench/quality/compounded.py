@@ -30,18 +30,20 @@ class CompoundedGate:
         self._parts: dict[str, list[Mapping[str, Tensor]]] = {}
 
     @torch.no_grad()
-    def add_window(
+    def add_windows(
         self, model: RoutedModel, record: StepRecord, ids: Tensor, context: int, progress: Progress
     ) -> None:
-        """Judge the T recorded steps of `ids` [1, N+T+1], whose last token is only a target."""
+        """Judge the T recorded steps of `ids` [B, N+T+1], whose last tokens are only targets."""
         intact = model.checksum(context)
-        targets = ids[0, context + 1 :]
+        targets = ids[:, context + 1 :]
         for candidate in self._roster.going():
-            progress(f"{len(targets)} steps of {candidate.label}")
+            progress(f"{targets.shape[1]} steps of {candidate.label}")
             with self._roster.attempt(candidate, inside=True):
                 logits = decoded(model, self._roster, candidate, ids[:, :-1], context, intact)
-                samples = compare_logits(logits, record.logits[:, 0], targets)
-                self._parts.setdefault(candidate.label, []).append(samples)
+                self._parts.setdefault(candidate.label, []).extend(
+                    compare_logits(logits[:, row], record.logits[:, row], window)
+                    for row, window in enumerate(targets)
+                )
 
     def completed(self, local: Mapping[str, GateArrays]) -> dict[str, GateArrays]:
         """The local samples by label, with the [W,T] samples of this gate where it was run."""
@@ -76,14 +78,15 @@ def decoded(
     context: int,
     intact: Tensor,
 ) -> Tensor:
-    """Logits [T,V] of the model with the candidate in it; the prompt's rows must stay intact."""
+    """Logits [T,B,V] of the model with the candidate in it, after `context` of `ids` [B,N+T]; the
+    prompt's rows must stay intact."""
     model.cache.reset(context)
     try:
         with roster.held_still():
             layers = build_layers(candidate.method, model.cache, model.surveyed, candidate.kernel)
             fed = ids[:, context:]
             steps = teacher_forced(model.loaded, model.router, model.cache, layers, fed)
-            logits = torch.cat(list(steps))
+            logits = torch.stack(list(steps))
         return _plain(logits)
     finally:  # by what the process is again, whatever the candidate made of it
         if not torch.equal(model.checksum(context), intact):

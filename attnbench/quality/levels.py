@@ -11,6 +11,7 @@ from attnbench.protocol.bands import LOGIT_STEPS
 
 FACTS = 8  # planted in one haystack; each is asked for with the others beside it
 TOKENS_A_FACT = 48  # of text, so that most of it is text
+MOST_ROWS = 8  # windows, or questions to one text, that are decoded side by side
 QUESTION_STEPS = 32  # room for the longest question and its answer
 
 

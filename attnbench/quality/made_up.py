@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from attnbench.methods.base import LayerShape
 from attnbench.models.info import LoadedModel
 from attnbench.quality.candidates import Progress, Roster
-from attnbench.quality.capture import layer_traces, record_window, routed
+from attnbench.quality.capture import layer_traces, record_windows, routed
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.local import LocalGate
 from attnbench.quality.replay import LayerTrace
@@ -92,7 +92,7 @@ def made_up_arrays(
     with routed(random, counts.context + counts.steps, dtype, device) as model:
         for ids in windows[:, None, : counts.context + counts.steps]:
             progress(f"prefill of {counts.context} tokens, random weights")
-            record = record_window(model, ids, counts.context)
+            record = record_windows(model, ids, counts.context)
             traces = layer_traces(model, record, counts.context, counts.steps)
             untrained.add_window(traces, progress)
     return {MADE_UP: made_up.arrays(), RANDOM_WEIGHTS: untrained.arrays()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,27 +130,29 @@ class NeedleGate:
 
     @torch.no_grad()
     def add_haystack(self, model: RoutedModel, planted: Planted, progress: Progress) -> None:
-        """Ask for every fact of one haystack."""
+        """Ask for every fact of one haystack, as many at once as the model has rows."""
         device = model.cache.length.tensor.device
         prompt = torch.tensor([planted.prompt_ids], device=device)
         context = prompt.shape[1]
         progress(f"{len(planted.questions)} facts in {context} tokens")
         prefill(model.loaded, model.router, model.cache, prompt)
         intact = model.checksum(context)
-        for asked in planted.questions:
-            self._depths.append(asked.fact_at / context)
-            self._sdpa.append(_scored(_exact_logits(model, _ids(prompt, asked), context), asked))
+        turns = [
+            planted.questions[begin : begin + model.rows]
+            for begin in range(0, len(planted.questions), model.rows)
+        ]
+        self._depths.extend(asked.fact_at / context for asked in planted.questions)
+        for turn in turns:
+            said = _exact_logits(model, _ids(prompt, turn, model.rows), context)
+            self._sdpa.extend(_answers(said, turn))
         for candidate in self._roster.going():
             progress(f"{len(planted.questions)} facts, {candidate.label}")
             with self._roster.attempt(candidate, inside=True):
-                said = [
-                    decoded(model, self._roster, candidate, _ids(prompt, asked), context, intact)
-                    for asked in planted.questions
-                ]
-                answers = [
-                    _scored(logits, asked)
-                    for logits, asked in zip(said, planted.questions, strict=True)
-                ]
+                answers = []
+                for turn in turns:
+                    ids = _ids(prompt, turn, model.rows)
+                    said = decoded(model, self._roster, candidate, ids, context, intact)
+                    answers.extend(_answers(said, turn))
                 self._answers.setdefault(candidate.label, []).extend(answers)
 
     def completed(self, arrays: Mapping[str, GateArrays]) -> dict[str, GateArrays]:
@@ -172,20 +174,34 @@ class NeedleGate:
         )
 
 
-def _ids(prompt: Tensor, asked: Question) -> Tensor:
-    """Text, question, and all of the answer but its last token: [1, T]."""
-    fed = (*asked.question_ids, *asked.answer_ids[:-1])
-    return torch.cat([prompt, prompt.new_tensor([fed])], dim=1)
+def _fed(asked: Question) -> tuple[int, ...]:
+    """The question, and all of its answer but the last token."""
+    return (*asked.question_ids, *asked.answer_ids[:-1])
+
+
+def _ids(prompt: Tensor, turn: Sequence[Question], rows: int) -> Tensor:
+    """The text [1, N], and what is fed after it for each question: [rows, T]. Shorter ones repeat
+    their last token, after which nobody looks; so does the last question where rows are left."""
+    fed = [_fed(asked) for asked in turn]
+    fed += [fed[-1]] * (rows - len(fed))
+    longest = max(map(len, fed))
+    padded = [ids + ids[-1:] * (longest - len(ids)) for ids in fed]
+    return torch.cat([prompt.expand(rows, -1), prompt.new_tensor(padded)], dim=1)
+
+
+def _answers(logits: Tensor, turn: Sequence[Question]) -> list[Answer]:
+    """From the logits [T,B,V] of what was fed."""
+    return [_scored(logits[: len(_fed(asked)), row], asked) for row, asked in enumerate(turn)]
 
 
 def _exact_logits(model: RoutedModel, ids: Tensor, context: int) -> Tensor:
-    """Logits [T,V] of the T tokens after `context` under exact attention."""
+    """Logits [T,B,V] of the T tokens after `context` of `ids` [B,N+T] under exact attention."""
     model.cache.reset(context)
     layers = [ExactLayer(layer.shape, layer.window) for layer in model.surveyed]
     for layer, view in zip(layers, model.cache.views, strict=True):
         layer.prefill(view)
     steps = teacher_forced(model.loaded, model.router, model.cache, layers, ids[:, context:])
-    return torch.cat(list(steps))
+    return torch.stack(list(steps))
 
 
 def _scored(logits: Tensor, asked: Question) -> Answer:

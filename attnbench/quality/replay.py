@@ -96,22 +96,27 @@ def replay(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None
         output = layer.decode(
             q, trace.k[None, :, row : row + 1].clone(), trace.v[None, :, row : row + 1].clone()
         )
-        if type(output) is not Tensor:
-            raise Unsupported(
-                f"{method.label} answered with a {type(output).__name__}, which may compute "
-                "whenever it is looked at",
-                hint="return a plain tensor from every step",
-                reason=Reason.OUTPUT_TYPE.value,
-            )
-        if output.shape != q.shape:
-            raise Unsupported(
-                f"{method.label} answered {tuple(output.shape)} to queries {tuple(q.shape)}",
-                hint="`decode` must return one output of the head dimension for every query head",
-            )
+        require_plain(method, output, q)
         outputs.append(output[0, :, 0].clone())
         kept.append(declared_share(method, layer))
         view.length.advance()
     return Replay(torch.stack(outputs), tuple(kept))
+
+
+def require_plain(method: Method, output: Tensor, q: Tensor) -> None:
+    """Raise Unsupported for an answer that is no plain tensor of the queries' shape."""
+    if type(output) is not Tensor:
+        raise Unsupported(
+            f"{method.label} answered with a {type(output).__name__}, which may compute "
+            "whenever it is looked at",
+            hint="return a plain tensor from every step",
+            reason=Reason.OUTPUT_TYPE.value,
+        )
+    if output.shape != q.shape:
+        raise Unsupported(
+            f"{method.label} answered {tuple(output.shape)} to queries {tuple(q.shape)}",
+            hint="`decode` must return one output of the head dimension for every query head",
+        )
 
 
 def declared_share(method: Method, layer: MethodLayer) -> float:

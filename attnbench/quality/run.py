@@ -6,6 +6,7 @@ Nothing is judged here. The parent process turns the samples into verdicts (`qua
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +17,14 @@ from torch import Tensor
 from attnbench.errors import UsageError
 from attnbench.models.info import LoadedModel
 from attnbench.quality.candidates import Roster
-from attnbench.quality.capture import RoutedModel, layer_traces, record_window, routed
+from attnbench.quality.capture import (
+    full_layers,
+    layer_traces,
+    layers_of,
+    record_windows,
+    routed,
+    rows_at_once,
+)
 from attnbench.quality.compounded import CompoundedGate
 from attnbench.quality.fitness import require_causal, require_vocabulary, text_nats, vocabulary
 from attnbench.quality.levels import QualityCounts, facts_in
@@ -155,25 +163,38 @@ def gate_windows(
     """Gate the roster on the material."""
     local = LocalGate(roster, seed, kept_mass=counts.kept_mass)
     compounded, needles = CompoundedGate(roster), NeedleGate(roster)
-    with routed(loaded, counts.context + counts.room, dtype, device) as model:
-        tell = _Counter(progress, _parts(model, roster, material, counts))
-        for window in (row[None] for row in material.windows.to(device)):
-            tell(f"prefill of {counts.context} tokens")
-            record = record_window(model, window[:, :-1], counts.context)
-            local.add_window(layer_traces(model, record, counts.context, counts.steps), tell)
+    context, capacity = counts.context, counts.context + counts.room
+    place = (loaded, capacity, dtype, device)
+    surveyed = layers_of(*place)
+    most = rows_at_once(surveyed)
+    turns = evenly(material.windows.to(device), most)
+    parts = _parts(full_layers(surveyed), len(roster.going()), material, counts, len(turns))
+    tell = _Counter(progress, parts)
+    for ids in turns:
+        with routed(*place, rows=len(ids)) as model:
+            tell(f"prefill of {context} tokens")
+            record = record_windows(model, ids[:, :-1], context)
+            for row in range(len(ids)):
+                local.add_window(layer_traces(model, record, context, counts.steps, row), tell)
             if counts.logit_steps:
-                compounded.add_window(model, record, window, counts.context, tell)
-        for planted in material.haystacks:
+                compounded.add_windows(model, record, ids, context, tell)
+    for planted in material.haystacks:
+        with routed(*place, rows=min(most, len(planted.questions))) as model:
             needles.add_haystack(model, planted, tell)
     return needles.completed(compounded.completed(local.arrays()))
 
 
-def _parts(model: RoutedModel, roster: Roster, material: Material, counts: QualityCounts) -> int:
-    """Parts that tell when they begin: of a window the prefill, every layer and every decode of
-    every arm; of a haystack the prefill and every arm."""
-    arms = len(roster.going())
-    of_an_arm = model.full_layers + bool(counts.logit_steps)
-    return len(material.windows) * (1 + of_an_arm * arms) + len(material.haystacks) * (1 + arms)
+def evenly(windows: Tensor, most: int) -> tuple[Tensor, ...]:
+    """Windows [W,..] in as few groups of at most `most` as there can be, of nearly one size."""
+    return torch.tensor_split(windows, math.ceil(len(windows) / most))
+
+
+def _parts(layers: int, arms: int, material: Material, counts: QualityCounts, turns: int) -> int:
+    """Parts that tell when they begin: every layer of every arm in each window; of the windows
+    that are decoded in one turn the prefill and every arm; of a haystack likewise."""
+    outputs = len(material.windows) * layers * arms
+    inside = turns * (1 + arms * bool(counts.logit_steps))
+    return outputs + inside + len(material.haystacks) * (1 + arms)
 
 
 class _Counter:

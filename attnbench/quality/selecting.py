@@ -14,7 +14,7 @@ from attnbench.errors import UsageError
 from attnbench.methods.base import Method
 from attnbench.methods.registry import parse
 from attnbench.models.info import LoadedModel
-from attnbench.quality.capture import layer_traces, record_window, routed
+from attnbench.quality.capture import layer_traces, record_windows, routed
 from attnbench.quality.fitness import require_causal, require_vocabulary
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.made_up_axis import AxisFigures, axis_table
@@ -181,7 +181,7 @@ def report_selections(
     with torch.no_grad(), routed(loaded, counts.context + STEPS, dtype, device) as model:
         for number, window in enumerate(ids.to(device)):
             progress(f"window {number + 1} of {len(ids)}: prefill of {counts.context} tokens")
-            record = record_window(model, window[None, :-1], counts.context)
+            record = record_windows(model, window[None, :-1], counts.context)
             gathered.layers = record.layers
             traces = layer_traces(model, record, counts.context, STEPS)
             _add_window(gathered, list(traces), arms, progress)

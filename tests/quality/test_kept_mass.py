@@ -76,3 +76,21 @@ def test_a_head_that_ends_elsewhere_has_none_and_the_others_keep_theirs():
     found = kept_mass(Mutant(one_head_of_noise), TRACE)
     assert found[1:].min() > 0.999
     assert not found[0] > 0.5
+
+
+@pytest.mark.parametrize("method", [Sdpa(), SinkWindow(4, 40, "torch"), Int8Kv(impl="torch")])
+def test_weights_read_in_many_sequences_are_those_read_in_one(method):
+    last = kept_mass_module.last_step(TRACE)
+    alone = effective_weights(method, last, at_once=1)
+    for at_once in (0, 3):  # all ten stretches of sixteen rows, or some of them
+        torch.testing.assert_close(effective_weights(method, last, at_once=at_once), alone)
+
+
+def test_rows_that_are_drawn_anew_for_every_sequence_are_read_in_one():
+    last = kept_mass_module.last_step(TRACE)
+    method = RandomK(share=0.3)
+    assert not torch.equal(
+        effective_weights(method, last), effective_weights(method, last, None, 1)
+    )
+    mass = torch.minimum(effective_weights(method, last, None, 1), last_weights()).sum(-1)
+    torch.testing.assert_close(kept_mass(method, TRACE), mass)

@@ -111,10 +111,10 @@ class Words(Letters):
         return {"input_ids": [1, *ids] if add_special_tokens else ids}
 
 
-def asked_of(*methods):
+def asked_of(*methods, rows=1):
     roster = Roster([Candidate(method.label, method) for method in methods])
     gate = NeedleGate(roster)
-    with routed(tiny.loaded("llama"), 100 + 24, torch.float32, CPU) as bench:
+    with routed(tiny.loaded("llama"), 100 + 24, torch.float32, CPU, rows=rows) as bench:
         for each in haystacks(Words(), PROSE, 100, 1, 0):
             gate.add_haystack(bench, each, lambda _: None)
     return gate.completed({method.label: perfect() for method in methods}), roster
@@ -129,6 +129,18 @@ def test_sdpa_answers_as_sdpa_and_a_spoiled_method_otherwise():
     np.testing.assert_array_equal(same.needle_rank, same.needle_rank_sdpa)
     assert np.abs(other.needle_nats - other.needle_nats_sdpa).min() > 1e-3
     assert (np.diff(same.needle_depth) > 0).all()
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_facts_that_are_asked_for_at_once_are_answered_as_alone(rows):
+    spoiled = Mutant(lambda output: output.flip(1))
+    alone, _ = asked_of(Sdpa(), spoiled)
+    at_once, _ = asked_of(Sdpa(), spoiled, rows=rows)
+    for label, arrays in alone.items():
+        for name in ("needle_depth", "needle_nats", "needle_rank", "needle_nats_sdpa"):
+            np.testing.assert_allclose(
+                getattr(at_once[label], name), getattr(arrays, name), rtol=1e-4, err_msg=name
+            )
 
 
 def test_a_method_that_fails_at_a_question_is_left_out():

@@ -10,12 +10,13 @@ from attnbench.errors import UsageError
 from attnbench.methods.sdpa import Sdpa
 from attnbench.methods.uniform_mean import UniformMean
 from attnbench.methods.zero_cost import ZeroCost
+from attnbench.quality import capture
 from attnbench.quality.candidates import Candidate, Roster, candidate
-from attnbench.quality.capture import layer_traces, record_window, routed
+from attnbench.quality.capture import layer_traces, record_windows, routed
 from attnbench.quality.gates import Quality, judge
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.replay import sdpa_outputs
-from attnbench.quality.run import Material, gate_windows, run_quality
+from attnbench.quality.run import Material, evenly, gate_windows, run_quality
 from attnbench.quality.text import TextTooShort
 from tests.models import tiny
 from tests.quality.layers import Mutant
@@ -79,7 +80,7 @@ def test_traces_hold_what_the_model_gave_to_attention():
     model = tiny.loaded("granite")  # its scale is its own
     ids = tiny.prompt(1, 30)
     with routed(model, 29, torch.float32, CPU) as bench:
-        record = record_window(bench, ids[:, :-1], 20)
+        record = record_windows(bench, ids[:, :-1], 20)
         traces = list(layer_traces(bench, record, 20, 9))
     assert [trace.shape.layer for trace in traces] == [0, 1, 2]
     assert {trace.shape.scale for trace in traces} == {0.3}
@@ -94,7 +95,7 @@ def test_recorded_logits_are_the_models_own_over_the_whole_text():
     model = tiny.loaded("llama")
     ids = tiny.prompt(1, 30)
     with routed(model, 29, torch.float32, CPU) as bench:
-        record = record_window(bench, ids[:, :-1], 20)
+        record = record_windows(bench, ids[:, :-1], 20)
     own = model.module(ids[:, :-1]).logits[0, 20:]
     torch.testing.assert_close(record.logits[:, 0], own, atol=1e-4, rtol=1e-4)
 
@@ -107,6 +108,28 @@ def test_perplexity_is_of_the_tokens_that_come_next():
     expected = -own.gather(-1, ids[:, 21:, None])[..., 0]
     np.testing.assert_allclose(arrays.nll_sdpa_nats, expected.detach().numpy(), atol=1e-3)
     np.testing.assert_allclose(arrays.nll_nats, arrays.nll_sdpa_nats, atol=1e-4)
+
+
+def test_windows_that_are_decoded_at_once_give_what_each_gives_alone(monkeypatch):
+    counts = msgspec.structs.replace(COUNTS, windows=3)
+    at_once, _ = gate_tiny(Sdpa(), ZeroCost(), counts=counts)
+    for most in (1, 2):
+        monkeypatch.setattr(capture, "MOST_ROWS", most)
+        found, _ = gate_tiny(Sdpa(), ZeroCost(), counts=counts)
+        for label, arrays in found.items():
+            for name, value in vars(arrays).items():
+                np.testing.assert_allclose(
+                    value, getattr(at_once[label], name), atol=2e-5, err_msg=name
+                )
+
+
+def test_as_many_sequences_are_decoded_at_once_as_there_is_room_for(monkeypatch):
+    surveyed = capture.layers_of(tiny.loaded("llama"), 100, torch.float32, CPU)
+    cache_bytes = sum(layer.shape.row_bytes * 100 for layer in surveyed)
+    for room_bytes, rows in ((0, 1), (3 * cache_bytes, 3), (10**9, capture.MOST_ROWS)):
+        monkeypatch.setattr(capture, "CPU_BYTES", room_bytes)
+        assert capture.rows_at_once(surveyed) == rows
+    assert [len(turn) for turn in evenly(torch.zeros(10, 2), 4)] == [4, 3, 3]
 
 
 def test_sliding_layers_are_left_out():
@@ -124,7 +147,7 @@ def test_the_compounded_part_can_be_left_out():
 def test_progress_counts_up_to_every_part_of_the_run():
     told = []
     gate_tiny(Sdpa(), ZeroCost(), told=told)
-    parts = 2 * (1 + 2 * (3 + 1))  # windows of one prefill, and 3 layers and one decode an arm
+    parts = 1 + 2 * 2 * 3 + 2  # one prefill for both windows, 3 layers an arm in each, one decode
     assert [done for done, _, _ in told] == list(range(parts))
     assert {total for _, total, _ in told} == {parts}
 
