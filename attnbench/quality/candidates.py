@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
 from attnbench.errors import AttnbenchError, SessionLost
-from attnbench.methods.base import KernelConfig, Method
+from attnbench.methods.base import KernelConfig, LayerShape, Method
 from attnbench.methods.registry import parse
 from attnbench.quality.gates import refuse_replacement
 
@@ -70,6 +70,16 @@ class Roster:
         self._going = {candidate.label: candidate for candidate in candidates}
         self._watch = watch or Unwatched()
         self.failures: dict[str, Exception] = {}
+
+    def launch_alike(self, shape: LayerShape) -> None:
+        """Fix the kernel configuration of candidates without one to what they offer first for this
+        shape, whatever the number of sequences: a kernel is compiled for each configuration."""
+        for candidate in self.going():
+            if candidate.kernel is None:
+                with self.attempt(candidate):
+                    offered = candidate.method.configurations(shape)
+                    if offered:
+                        self._going[candidate.label] = replace(candidate, kernel=offered[0])
 
     def again(self) -> Roster:
         """Those that have not failed, to be tried elsewhere; a failure there is none here."""

@@ -1,12 +1,14 @@
 """The local gate: each layer's q, k and v of real steps go to a method, and its output is compared.
 
 The model runs with SDPA, so that every layer is judged on inputs that no method has touched.
-Memory does not grow with methods: one layer of one method exists at a time.
+Memory does not grow with methods, nor beyond a bound with layers: one layer of one method exists at
+a time, and the weights of a few layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,18 @@ from attnbench.quality.witness import is_compact
 
 WHOLE = 0.999  # a share from which on nothing is left to select
 
+WEIGHTS_BYTES = 256 * 1024**2
+
 Parts = Mapping[str, Floats]  # one layer of one window: by field of GateArrays
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What every arm is compared with on one layer of one window."""
+
+    trace: LayerTrace
+    exact: Tensor
+    nulls: NullCosines
 
 
 class LocalGate:
@@ -43,11 +56,21 @@ class LocalGate:
 
     @torch.no_grad()
     def add_window(self, traces: Iterable[LayerTrace], progress: Progress) -> None:
-        """Judge every layer of one window; the traces may come one by one."""
+        """Judge every layer of one window; the traces may come one by one.
+
+        An arm's turn is as many layers as the exact weights of take no more than `WEIGHTS_BYTES`:
+        looking at the process after each turn takes longer than a layer does.
+        """
         for candidate in self._roster.going():
             self._parts.setdefault(candidate.label, []).append([])
+        turn: list[_Layer] = []
         for trace in traces:
-            self._add_layer(trace, progress)
+            turn.append(self._layer(trace))
+            if sum(layer.nulls.weights_bytes for layer in turn) >= WEIGHTS_BYTES:
+                self._add_layers(turn, progress)
+                turn = []
+        if turn:
+            self._add_layers(turn, progress)
         self._windows += 1
 
     def arrays(self) -> dict[str, GateArrays]:
@@ -56,32 +79,37 @@ class LocalGate:
             candidate.label: self._stacked(candidate.label) for candidate in self._roster.going()
         }
 
-    def _add_layer(self, trace: LayerTrace, progress: Progress) -> None:
+    def _layer(self, trace: LayerTrace) -> _Layer:
         self._context = trace.context
         self._layers[trace.shape.layer] = None
         exact = sdpa_outputs(trace)
-        nulls = NullCosines(trace, exact, (self._seed, self._windows, trace.shape.layer))
-        for candidate in self._roster.going():
-            progress(f"layer {trace.shape.layer}, {candidate.label}")
-            with self._roster.attempt(candidate):
-                self._add(candidate, trace, exact, nulls)
+        seed = (self._seed, self._windows, trace.shape.layer)
+        return _Layer(trace, exact, NullCosines(trace, exact, seed))
 
-    def _add(
-        self, candidate: Candidate, trace: LayerTrace, exact: Tensor, nulls: NullCosines
-    ) -> None:
+    def _add_layers(self, turn: Sequence[_Layer], progress: Progress) -> None:
+        for candidate in self._roster.going():
+            with self._roster.attempt(candidate):
+                self._add(candidate, turn, progress)
+
+    def _add(self, candidate: Candidate, turn: Sequence[_Layer], progress: Progress) -> None:
+        first, label = self._windows == 0, candidate.label
+        ran, once = [], []
         with self._roster.held_still():
-            ran = replay(candidate.method, trace, candidate.kernel)
-            if self._windows == 0:
-                same = same_again(candidate.method, trace, ran, candidate.kernel)
-                self._deterministic[candidate.label] = same and self._deterministic.get(
-                    candidate.label, True
-                )
-        self._parts[candidate.label][-1].append(_judged(candidate, ran, exact, nulls))
-        if self._windows == 0:
-            with self._roster.held_still():
-                once = self._of_one_step(candidate, trace, ran.kept_share[-1])
-            for name, value in once.items():
-                self._once.setdefault(candidate.label, {}).setdefault(name, []).append(value)
+            for layer in turn:
+                progress(f"layer {layer.trace.shape.layer}, {label}")
+                ran.append(replay(candidate.method, layer.trace, candidate.kernel))
+                if first:
+                    same = same_again(candidate.method, layer.trace, ran[-1], candidate.kernel)
+                    self._deterministic[label] = same and self._deterministic.get(label, True)
+                    share = ran[-1].kept_share[-1]
+                    once.append(self._of_one_step(candidate, layer.trace, share))
+        self._parts[label][-1].extend(
+            _judged(candidate, found, layer.exact, layer.nulls)
+            for found, layer in zip(ran, turn, strict=True)
+        )
+        for looked_at in once:
+            for name, value in looked_at.items():
+                self._once.setdefault(label, {}).setdefault(name, []).append(value)
 
     def _of_one_step(
         self, candidate: Candidate, trace: LayerTrace, share: float

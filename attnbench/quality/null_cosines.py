@@ -32,6 +32,11 @@ class NullCosines:
         self._at_budget: dict[int, Mapping[str, Tensor]] = {}
         self.unconditional = dict(self._unconditional())
 
+    @property
+    def weights_bytes(self) -> int:
+        """What the exact weights take, which are kept for budgets still to come."""
+        return self._weights.weights.nbytes
+
     def at(self, kept_share: float) -> Mapping[str, Tensor]:
         """Selections of this share of the cached rows: random, recent, by value norm, oracle."""
         kept = min(round(kept_share * self._weights.rows), self._weights.rows)

@@ -161,11 +161,12 @@ def gate_windows(
     progress: Progress,
 ) -> dict[str, GateArrays]:
     """Gate the roster on the material."""
-    local = LocalGate(roster, seed, kept_mass=counts.kept_mass)
-    compounded, needles = CompoundedGate(roster), NeedleGate(roster)
     context, capacity = counts.context, counts.context + counts.room
     place = (loaded, capacity, dtype, device)
     surveyed = layers_of(*place)
+    roster.launch_alike(next(layer.shape for layer in surveyed if layer.window is None))
+    local = LocalGate(roster, seed, kept_mass=counts.kept_mass)
+    compounded, needles = CompoundedGate(roster), NeedleGate(roster)
     most = rows_at_once(surveyed)
     turns = evenly(material.windows.to(device), most)
     parts = _parts(full_layers(surveyed), len(roster.going()), material, counts, len(turns))

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from attnbench.errors import Unsupported, UsageError
-from attnbench.methods.base import Family
+from attnbench.methods.base import Family, KernelConfig
+from attnbench.methods.int8_kv import Int8Kv
 from attnbench.methods.random_k import RandomK
 from attnbench.methods.sdpa import Sdpa
 from attnbench.methods.zero_cost import ZeroCost
+from attnbench.quality import local
 from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.gates import Quality, judge
 from attnbench.quality.local import LocalGate
@@ -60,6 +62,38 @@ def test_sdpa_itself_is_perfect_and_its_samples_have_the_stated_axes():
     assert (arrays.kept_share == 1).all()
     np.testing.assert_allclose(arrays.cosine, 1, atol=1e-6)
     assert arrays.cosine.dtype == np.float32
+
+
+def test_turns_of_one_layer_and_of_all_give_the_same_samples(monkeypatch):
+    methods = (RandomK(share=0.2), ZeroCost())
+    at_once = gate(*methods, layers=(0, 5, 7)).arrays()
+    for weights_bytes in (1, 2 * 4 * 4 * 204 * 8):  # a layer a turn; two, then one
+        monkeypatch.setattr(local, "WEIGHTS_BYTES", weights_bytes)
+        for label, arrays in gate(*methods, layers=(0, 5, 7)).arrays().items():
+            for name, value in vars(arrays).items():
+                np.testing.assert_array_equal(value, getattr(at_once[label], name), err_msg=name)
+
+
+def test_an_arm_has_one_launch_for_any_number_of_sequences():
+    class Picky(Int8Kv):
+        def configurations(self, shape):
+            raise Unsupported("no kernel for this")
+
+    shape = gaussian_trace().shape
+    tuned = KernelConfig(64, 2, 4, 1)
+    found = Roster(
+        [
+            Candidate("default", Int8Kv(impl="triton")),
+            Candidate("tuned", Int8Kv(impl="triton"), tuned),
+            Candidate("plain", ZeroCost()),
+            Candidate("picky", Picky(impl="triton")),
+        ]
+    )
+    found.launch_alike(shape)
+    first = Int8Kv(impl="triton").configurations(shape)[0]
+    kernels = {candidate.label: candidate.kernel for candidate in found.going()}
+    assert kernels == {"default": first, "tuned": tuned, "plain": None}
+    assert list(found.failures) == ["picky"]
 
 
 def test_an_exact_method_gets_only_the_uniform_null():
