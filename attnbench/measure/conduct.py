@@ -38,6 +38,7 @@ def conduct_of(
             (_last_steps(walked.samples, arm), _last_steps(walked.samples, baseline))
             for walked in cells
         ],
+        timed=_timed(sessions, cell, arm),
         read_bytes=read_bytes,
         exact_bytes=_kv_bytes(sessions, cell, baseline) if read_bytes else 0,
     )
@@ -55,8 +56,21 @@ def _last_steps(samples: SessionSamples, arm: str) -> list[float]:
 def _kv_bytes(sessions: Sequence[SessionResult], cell: int, arm: str) -> int:
     """Of the cache, in one step; 0 where the arm was not timed."""
     for session in sessions:
-        walked = session.cells[cell]
-        if arm in walked.read_bytes:
-            weights = session.weight_bytes if walked.scope is Scope.STEP else 0
-            return walked.read_bytes[arm] - weights
+        if arm in session.cells[cell].read_bytes:
+            return _cache_bytes(session, cell, arm)
     return 0
+
+
+def _cache_bytes(session: SessionResult, cell: int, arm: str) -> int:
+    walked = session.cells[cell]
+    weights = session.weight_bytes if walked.scope is Scope.STEP else 0
+    return walked.read_bytes[arm] - weights
+
+
+def _timed(sessions: Sequence[SessionResult], cell: int, arm: str) -> list[tuple[float, int]]:
+    """By session, what an arm says of its last timed step: share of tokens, bytes of the cache."""
+    return [
+        (walked.samples.witness[arm]["kept_share"], _cache_bytes(session, cell, arm))
+        for session, walked in ((session, session.cells[cell]) for session in sessions)
+        if arm in walked.read_bytes and "kept_share" in walked.samples.witness.get(arm, {})
+    ]

@@ -166,7 +166,7 @@ def influence_of(bench: Workbench, arm: Arm, mode: Mode, planted: Planted) -> Fo
     planted.turn()
     ready.reset()
     read = planted.shown(before, stepped(bench, ready))
-    seen = judged(bench, planted, read, read, declared_share(ready), own)
+    seen = judged(bench, planted, read, read, ready, own)
     if not declares_more(seen) and own < LEAST_OWN:
         planted.turn()
         return Found(ready, seen)
@@ -174,7 +174,7 @@ def influence_of(bench: Workbench, arm: Arm, mode: Mode, planted: Planted) -> Fo
     gc.collect()
     ready = bench.set_up(arm, Scope.ATTENTION, mode, in_turn=True)
     shown = planted.shown(before, stepped(bench, ready))
-    return Found(ready, judged(bench, planted, shown, read, declared_share(ready), own))
+    return Found(ready, judged(bench, planted, shown, read, ready, own))
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,13 @@ def own_share(bench: Workbench, living: int) -> float:
     set up: over those of all tokens in the layers that methods apply to."""
     grown = living_storage_bytes(bench.device.type) - living
     handed = HANDED_ROWS * bench.tables.words[0].nbytes
+    return max(0, grown - handed) / all_bytes(bench)
+
+
+def all_bytes(bench: Workbench) -> int:
+    """Of all tokens, the newest included, in the layers that methods apply to."""
     tokens = bench.cache.length.tokens + 1
-    return max(0, grown - handed) / (tokens * sum(s.row_bytes for s in bench.tables.shapes))
+    return tokens * sum(shape.row_bytes for shape in bench.tables.shapes)
 
 
 def judged(
@@ -216,10 +221,11 @@ def judged(
     planted: Planted,
     shown: Sequence[float],
     read: Sequence[float],
-    declared: float,
+    ready: BenchArm,
     own: float,
 ) -> Influence:
-    """Shares by layer of the planted tokens, as shares of all with the newest."""
+    """Shares by layer of the planted tokens, as shares of all with the newest; and what the arm
+    says of the step before."""
     tokens = bench.cache.length.tokens
 
     def of_all(shares: Sequence[float]) -> list[float]:
@@ -229,7 +235,8 @@ def judged(
         planted=planted.count,
         counted=fmean(of_all(shown)),
         least=min(of_all(shown)),
-        declared=declared,
+        declared=declared_share(ready),
         read=fmean(of_all(read)),
         own=own,
+        declared_bytes=ready.read_bytes() / all_bytes(bench),
     )

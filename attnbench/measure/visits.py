@@ -56,7 +56,7 @@ class RunningArm(Protocol):
         """The method's proof that it engaged, averaged over layers."""
 
     def read_bytes(self) -> int:
-        """The least bytes that one step must read."""
+        """The least bytes that the last step had to read."""
 
     def kernels(self) -> tuple[str, ...]:
         """Names of the kernels that one step launches; empty where none can be told."""
@@ -194,7 +194,6 @@ class _Run:
             warmup_us += clock.time(arm.step, steps.warmup_steps).steps_us
         self._walk.warmup_us[label] = warmup_us
         self._walk.timed_steps[label] = visit_length(warmup_us, steps, arm.period)
-        self._walk.read_bytes[label] = arm.read_bytes()
 
     def _rehearsals(self, plan: GroupSchedule) -> list[list[str]]:
         """The arms that rehearse in each block of the group, drawn; the longer an arm's visits are
@@ -285,6 +284,7 @@ class _Run:
             for label in list(self._running):
                 with self._contained(label, Doing.PROBED):
                     self._walk.witness[label] = self._running[label].witness()
+                    self._walk.read_bytes[label] = self._running[label].read_bytes()
                     self._running[label].inspect(thoroughly=True, given=False)
                     if label not in self._walk.kernels:
                         self._walk.kernels[label] = self._running[label].kernels()

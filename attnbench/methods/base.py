@@ -110,7 +110,8 @@ class MethodLayer(ABC):
 
     @abstractmethod
     def bytes_read(self) -> int:
-        """The least device memory, in bytes, that one decode step must read at this length."""
+        """The least device memory, in bytes, that one decode step must read at this length; where
+        that hangs on the data, of the last step, as the witness is."""
 
     @abstractmethod
     def witness(self) -> Mapping[str, float]:
@@ -124,7 +125,7 @@ class MethodLayer(ABC):
         than it declares, and keep of its own no more than its share takes there
         (`integrity.OWN_SLACK`).
         The share is the budget at which quality is compared with random tokens, and what the
-        declared bytes must cover.
+        bytes declared for the same step must cover.
         """
 
 

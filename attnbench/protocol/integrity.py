@@ -58,15 +58,17 @@ class Influence(msgspec.Struct, frozen=True, kw_only=True):
     as attended to; `least` that of the layer with fewest; `declared` what the method's witness
     says. `read` is the share that the step itself takes from the exact cache: that has influence
     when it changes after the arm was set up. `own` is what the arm keeps beside the exact cache, in
-    bytes over those of the exact cache.
+    bytes over those of the exact cache; `declared_bytes`, likewise, what it says that this very
+    step must read.
     """
 
     planted: int
     counted: float
     least: float
     declared: float
-    read: float = 0.0  # of records from before these two were counted
+    read: float = 0.0  # of records from before these three were noted
     own: float = 1.0
+    declared_bytes: float = 1.0
 
     @property
     def allowed(self) -> float:
@@ -122,6 +124,8 @@ class Conduct:
     exact_bytes: int  # likewise of an exact arm of this cell
     # By session: the time of each visit's last step over that of its others, and the baseline's.
     last_steps: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
+    # By session, of one timed step: the share of tokens that its witness says, and its bytes.
+    timed: Sequence[tuple[float, int]] = ()
 
 
 def misconduct(conduct: Conduct) -> Finding | None:
@@ -168,20 +172,24 @@ def _context_skipped(conduct: Conduct) -> str:
 
 
 def _false_witness(conduct: Conduct) -> str:
-    least = min((seen.declared for seen in conduct.influence), default=0.0)
-    least_bytes = LEAST_BITS / DTYPE_BITS[conduct.dtype] * conduct.exact_bytes
-    if conduct.read_bytes < least_bytes * least:
-        return (
-            f"its witness says that {least:.1%} of the tokens are attended to, but it says that "
-            f"only {conduct.read_bytes:,} bytes are read of {conduct.exact_bytes:,}"
-        )
-    return next(filter(None, map(_false_share, conduct.influence)), "")
+    """What a selection keeps may hang on the data, so a share and the bytes that must cover it are
+    always those of one step: a timed one, and the one whose influence is counted."""
+    least_bits = LEAST_BITS / DTYPE_BITS[conduct.dtype]
+    for share, read_bytes in conduct.timed:
+        if read_bytes < least_bits * share * conduct.exact_bytes:
+            return (
+                f"its witness says that a timed step attends to {share:.1%} of the tokens, but it "
+                f"says that only {read_bytes:,} bytes are read of {conduct.exact_bytes:,}"
+            )
+    return next(filter(None, (_false_share(seen, least_bits) for seen in conduct.influence)), "")
 
 
-def _false_share(seen: Influence) -> str:
+def _false_share(seen: Influence, least_bits: float) -> str:
     """More influence than declared is no offence of a method that merged tokens beforehand and has
     nothing left to read but what it declares; reading more than that is one."""
     said = f"its witness says that {seen.declared:.1%} of the tokens are attended to, but"
+    if seen.declared_bytes < least_bits * seen.declared:
+        return f"{said} that the same step reads {seen.declared_bytes:.1%} of the cache's bytes"
     if declares_more(seen):
         return f"{said} {seen.counted:.1%} have influence"
     if reads_more(seen):

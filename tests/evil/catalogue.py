@@ -141,6 +141,13 @@ CHEATS: tuple[Cheat, ...] = (
         ("MergesForShow", "Merged", T.WITNESS),
     ),
     *of(
+        "by_data",
+        "true of the data at one step, false at another",
+        ("FewBytesTimed", "NearBest", T.WITNESS),
+        ("FewBytesProbed", "NearBest", T.WITNESS),
+        ("NothingTimed", "NearBest", T.WITNESS),
+    ),
+    *of(
         "low_precision",
         "lower precision than declared",
         ("NarrowCopy", "NarrowDeclared", T.OUTPUT),

@@ -313,6 +313,41 @@ def test_a_share_that_is_met_only_about_is_declared_as_it_was_in_that_step(bits,
     assert faults(found) == [False, False, False]
 
 
+@pytest.mark.parametrize(
+    ("method", "share", "bytes_read"),
+    [
+        ("sdpa", 1.0, 1.0),
+        ("int8_kv,impl=torch", 1.0, 1.0 / 4 + 1 / 64),  # a scale of four bytes for 64 channels
+        ("dcr_topk,k_min=4", 16 / 101, (101 + 16) / 202),
+        ("quest,share=0.2,page=4,dense_layers=0", 21 / 101, (26 + 21) / 101),
+        ("uniform_mean", 1.0, 0.5),
+    ],
+)
+def test_the_bytes_that_must_cover_a_count_are_those_of_the_step_that_was_counted(
+    method, share, bytes_read
+):
+    found = seen_of(method)
+    assert found.declared == pytest.approx(share)
+    assert found.declared_bytes == pytest.approx(bytes_read, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("method", "rest"),
+    [
+        # A summary of a block: a mean and a radius in float32.
+        ("aether,variant=scaled,block=4,threshold=relative,value=0.9", 26 * 65 / (101 * 128)),
+        ("aether,variant=scaled,block=4,threshold=mass,value=0.3,heads=own", 26 * 65 / (101 * 128)),
+        # Two bits of a key's 32, of every cached one; the levels' width.
+        ("coded_topk,share=0.4,sample=64,recent=8,dense=0,impl=torch", 100 / (101 * 32) + 0.005),
+    ],
+)
+def test_where_the_data_choose_how_much_is_read_bytes_and_share_are_of_one_step(method, rest):
+    found = seen_of(method)
+    read_by_group = found.declared_bytes - rest
+    assert found.declared - 0.1 <= read_by_group <= 2 * found.declared + 0.02
+    assert faults(found)[:2] == [False, False]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_tokens_that_were_merged_all_have_influence_and_are_not_read_in_a_step(dtype):
     found = seen_of("tests.evil.knows_probes:Merged", dtype)

@@ -49,10 +49,16 @@ def seen(
     planted: int = 1000,
     read: float = 0.0,
     own: float = 1.0,
+    declared_bytes: float = 1.0,
 ) -> Influence:
-    least = counted if least is None else least
     return Influence(
-        planted=planted, counted=counted, least=least, declared=declared, read=read, own=own
+        planted=planted,
+        counted=counted,
+        least=counted if least is None else least,
+        declared=declared,
+        read=read,
+        own=own,
+        declared_bytes=declared_bytes,
     )
 
 
@@ -243,14 +249,37 @@ def test_a_record_from_before_reads_and_own_state_were_counted_is_judged_as_stri
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_attended_to_must_be_read_and_few_bits_of_it_are_enough(dtype):
     least = round(LEAST_BITS / DTYPE_BITS[dtype] * 1000)
-    dense = replace(SPARSE, dtype=dtype, influence=[seen(1.0, 1.0)])
-    assert reason(replace(dense, read_bytes=least)) is None
-    assert reason(replace(dense, read_bytes=least - 1)) is Reason.FALSE_WITNESS
-    sparse = replace(SPARSE, dtype=dtype, read_bytes=round(0.15 * least))
-    assert reason(sparse) is None
-    assert reason(replace(sparse, read_bytes=1)) is Reason.FALSE_WITNESS
-    unread = replace(dense, influence=[seen(0.0, 0.0)], read_bytes=0)
+    arm = replace(SPARSE, dtype=dtype)
+    for share in (1.0, 0.15):
+        enough = math.ceil(share * least)
+        said = [(share, 1000), (share, enough)]
+        assert reason(replace(arm, timed=said)) is None
+        assert reason(replace(arm, timed=[*said, (share, enough - 1)])) is Reason.FALSE_WITNESS
+        probed = seen(share, share, declared_bytes=enough / 1000)
+        assert reason(replace(arm, influence=[probed])) is None
+        fewer = msgspec.structs.replace(probed, declared_bytes=(enough - 1) / 1000)
+        assert reason(replace(arm, influence=[seen(), fewer])) is Reason.FALSE_WITNESS
+    unread = replace(arm, influence=[seen(0.0, 0.0, declared_bytes=0.0)], timed=[(0.0, 0)])
     assert reason(unread) is None
+
+
+def test_a_selection_may_keep_more_of_one_cache_than_of_another_and_read_as_much_as_it_keeps():
+    even, peaked = seen(1.0, 1.0, declared_bytes=1.02), (0.03, 45)
+    honest = replace(SPARSE, influence=[even], read_bytes=45, timed=[peaked])
+    assert reason(honest) is None
+    few = seen(0.03, 0.03, declared_bytes=0.05)
+    assert reason(replace(honest, influence=[few], timed=[(1.0, 1000)])) is None
+
+
+def test_what_it_reads_of_one_cache_is_no_excuse_for_what_it_says_of_the_other():
+    few = seen(0.03, 0.03, declared_bytes=0.05)
+    found = misconduct(replace(SPARSE, influence=[few], read_bytes=45, timed=[(1.0, 45)]))
+    assert found.reason is Reason.FALSE_WITNESS
+    assert "a timed step attends to 100.0% of the tokens" in found.detail
+    all_of_it = seen(1.0, 1.0, declared_bytes=0.05)
+    found = misconduct(replace(SPARSE, influence=[all_of_it], timed=[(0.03, 45)]))
+    assert found.reason is Reason.FALSE_WITNESS
+    assert "the same step reads 5.0% of the cache's bytes" in found.detail
 
 
 @pytest.mark.parametrize("declared", [-3.0, 1.05, 40.0])
