@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from attnbench.models.step import (
     CapturedStep,
     DecodeStep,
     InTurnStep,
+    Maintenance,
     Step,
     build_layers,
 )
@@ -69,6 +70,8 @@ class BenchArm:
         self._whole = step if isinstance(step, DecodeStep) else None
         captured = mode is Mode.GRAPH or (mode is Mode.COMPILED and bench.device.type == "cuda")
         self._step: Step = CapturedStep(step) if captured else step
+        self._maintain = self._maintenance(captured)
+        self._steps = 0
         self._output: Tensor | tuple[Tensor, ...] = ()
 
     def _possible_period(self) -> int:
@@ -82,9 +85,20 @@ class BenchArm:
             )
         return period
 
+    def _maintenance(self, captured: bool) -> Callable[[], object] | None:
+        """What follows the last step of a period, captured apart; None for an arm without one."""
+        if self.period == 1:
+            return None
+        maintenance = Maintenance(self._step.layers)
+        return CapturedStep(maintenance) if captured else maintenance
+
     def step(self) -> object:
-        """One decode step; its output is kept until the next."""
+        """One decode step; its output is kept until the next. Periods go on counting from visit to
+        visit, so that their last steps lie anywhere in one."""
         self._output = self._step()
+        self._steps += 1
+        if self._maintain is not None and self._steps % self.period == 0:
+            self._maintain()
         return self._output
 
     def reset(self) -> None:

@@ -96,6 +96,7 @@ class PlannedArm:
     built_in: bool = True  # a control from outside this package is judged like any other method
     named_baseline: bool = False  # the request names it: the pilot does not choose
     claim: float = 0.0  # the speed-up minus one that its verdict has to clear
+    period: int = 1  # steps: its visits are whole ones
 
 
 @dataclass(frozen=True)
@@ -308,6 +309,7 @@ def _arms(
             built_in=type(runs).__module__.startswith("attnbench."),
             named_baseline=wanted and spec == request.baseline,
             claim=request.claims.get(spec, 0.0) if wanted else 0.0,
+            period=runs.period,
         )
         _refuse_as_baseline(arm)
         _refuse_namesake(arms.setdefault(runs.label, arm), arm)

@@ -87,6 +87,9 @@ class TappedLayer(MethodLayer):
     def reset(self) -> None:
         self._layer.reset()
 
+    def maintain(self) -> None:
+        self._layer.maintain()
+
     def tensors(self) -> Iterator[Tensor]:
         return self._layer.tensors()
 

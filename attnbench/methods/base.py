@@ -104,6 +104,13 @@ class MethodLayer(ABC):
     def reset(self) -> None:
         """Return to the state right after prefill; exact-cache rows from `length` on are zero."""
 
+    def maintain(self) -> None:
+        """What a step does beside the others once in `Method.period` steps, such as coding a page
+        that is full. Called after every so many steps where time is taken, at whatever length: the
+        length stands still there, and captured steps hold no branch of Python's. The steps after it
+        give what they would have given without."""
+        return
+
     @abstractmethod
     def tensors(self) -> Iterator[Tensor]:
         """Everything kept between steps."""
@@ -152,8 +159,9 @@ class Method(ABC):
     @property
     def period(self) -> int:
         """Steps from one that does recurring work to the next; 1: all steps do the same. A visit
-        times whole periods, two at the least. Work that follows from the length alone has none: all
-        steps of a session are at one length."""
+        times whole periods, two at the least, with `MethodLayer.maintain` in the last step of each.
+        Whether work comes with the number of steps or with the length is one: a generation meets
+        both in every period."""
         return 1
 
     @classmethod

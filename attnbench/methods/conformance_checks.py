@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attnbench.errors import Unsupported
-from attnbench.methods.base import CacheLength, CacheView, Family, Method
+from attnbench.methods.base import CacheLength, CacheView, Family, Method, MethodLayer
 from attnbench.methods.conformance import (
     APPENDED,
     BOUNDS,
@@ -46,6 +46,7 @@ def planned(
         "rows after the newest are not read": stale_tail,
         "order of cached tokens": permutation,
         "same input, same output": determinism,
+        "upkeep changes no output": upkeep,
         "reset restores": reset,
         "inputs and cached rows untouched": inputs_untouched,
         "attended tokens as declared": check_share,
@@ -168,6 +169,22 @@ def determinism(method: Method, dtype: torch.dtype, device: torch.device) -> Che
     trial = trial_of(method, LONGER, dtype, device)
     runs = [torch.stack(list(trial.appended_by(method.layer(trial.shape)))) for _ in range(2)]
     return Check.measured("", float((runs[0] != runs[1]).sum()), 0, "elements that differ")
+
+
+def upkeep(method: Method, dtype: torch.dtype, device: torch.device) -> Check:
+    """Steps after `maintain`, at whatever length, give the bits that they give without."""
+    trial = trial_of(method, LONGER, dtype, device)
+    plain = torch.stack(list(trial.appended_by(method.layer(trial.shape))))
+    layer, cache = prefilled(method, trial)
+    if type(layer).maintain is MethodLayer.maintain:
+        return Check.skipped("", "it does nothing in maintain()")
+    kept = []
+    layer.maintain()
+    for output in trial.continued(layer, cache):
+        kept.append(output.clone())
+        layer.maintain()
+    changed = float((torch.stack(kept) != plain).sum())
+    return Check.measured("", changed, 0, "elements that differ")
 
 
 def reset(method: Method, dtype: torch.dtype, device: torch.device) -> Check:

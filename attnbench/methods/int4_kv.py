@@ -70,6 +70,11 @@ class Int4Kv(Method):
         """The kernel reads the length from the device; PyTorch takes it from a shape."""
         return self.impl == "triton"
 
+    @property
+    def period(self) -> int:
+        """The last token of a group makes codes of it."""
+        return self.group
+
     def whole(self, tokens: int) -> int:
         """How many of so many cached tokens are codes."""
         return tokens // self.group * self.group

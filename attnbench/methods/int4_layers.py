@@ -68,7 +68,10 @@ class CodedRows:
 
     def _store(self, sequences: slice, groups: slice, grouped: Tensor) -> None:
         scale, zero = scales(grouped, self.sharing)
-        self.pairs[sequences, :, groups] = packed(codes_of(grouped, scale, zero))
+        pairs = packed(codes_of(grouped, scale, zero))
+        if groups.stop > self.pairs.shape[2]:
+            return  # a group that the capacity cuts short is never full
+        self.pairs[sequences, :, groups] = pairs
         self.scale[sequences, :, groups], self.zero[sequences, :, groups] = scale, zero
 
     def widened(self, groups: int, residual: int) -> Tensor:
@@ -163,6 +166,12 @@ class Int4Layer(MethodLayer):
             "attended_tokens": float(self.length.tokens + 1),
             "exact_tokens": float(self.length.tokens % self.method.group + 1),
         }
+
+    def maintain(self) -> None:
+        """Codes of the group that the residual is of, full or not: one that is not is made again
+        when it is, and not read before. A step that fills it makes them itself."""
+        for coded in self._coded_rows():
+            coded.flush(self.length.tokens // self.method.group)
 
 
 class Int4TorchLayer(Int4Layer):

@@ -181,6 +181,25 @@ class InTurnStep(AttentionStep):
         return not self._wrote and super().inputs_untouched()
 
 
+class Maintenance:
+    """What layers do after the last step of a period."""
+
+    def __init__(self, layers: Sequence[MethodLayer]) -> None:
+        self.layers = tuple(layers)
+
+    @torch.no_grad()
+    def __call__(self) -> tuple[Tensor, ...]:
+        """Of every layer, in turn; there is no output."""
+        for layer in self.layers:
+            layer.maintain()
+        return ()
+
+    def reset(self) -> None:
+        """The state after prefill."""
+        for layer in self.layers:
+            layer.reset()
+
+
 class CapturedStep:
     """A step recorded in a CUDA graph with a memory pool of its own; calling it replays the graph.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import pytest
 import torch
@@ -118,6 +120,37 @@ def test_varied_inputs_are_the_same_numbers_with_other_signs_and_other_tokens(dt
 def test_an_arm_whose_periods_are_longer_than_two_visits_could_hold_is_refused(bench):
     with pytest.raises(Unsupported, match="every 300 steps, and a visit times two whole periods"):
         bench.set_up(arm(mutant("KeepsHouse")), Scope.ATTENTION, Mode.EAGER)
+
+
+class TidiesUp(Broken):
+    """Does something more in every third step."""
+
+    done: ClassVar[list[int]] = []
+
+    class spoilt(GoodLayer):  # noqa: N801
+        def maintain(self) -> None:
+            TidiesUp.done.append(self.shape.layer)
+
+    @property
+    def period(self) -> int:
+        return 3
+
+
+def test_what_an_arm_does_in_its_period_follows_every_so_many_steps_visit_after_visit(bench):
+    TidiesUp.done.clear()
+    ready = bench.set_up(arm(mutant("TidiesUp")), Scope.ATTENTION, Mode.EAGER)
+    layers = [shape.layer for shape in bench.tables.shapes]
+    assert TidiesUp.done == []
+    for step in range(1, 8):
+        if step == 5:
+            ready.reset()  # as an inspection does between groups of visits
+        ready.step()
+        assert layers * (step // 3) == TidiesUp.done
+    whole = bench.set_up(arm(mutant("TidiesUp")), Scope.STEP, Mode.EAGER)
+    TidiesUp.done.clear()
+    for _ in range(3):
+        whole.step()
+    assert layers == TidiesUp.done
 
 
 def test_held_inputs_are_the_first_rows_for_every_step_and_count_as_intact(bench):

@@ -25,6 +25,13 @@ class HonestLayer(ExactCacheLayer):
         return exact_attention(q, keys, values, self.shape.scale).to(q.dtype)
 
 
+class MaintainsTooMuch(HonestLayer):
+    """Rounds the keys in what should change nothing."""
+
+    def maintain(self):
+        self.cache.k.copy_(self.cache.k.half())
+
+
 class LeavesOutTheNewest(HonestLayer):
     def rows(self, k, v):
         keys, values = self.append(k, v)
