@@ -11,6 +11,7 @@ from attnbench.kernels.product_launch import ChosenProduct, ProductShape
 from attnbench.measure.tasks import ArmFailure, Launch, LayerFacts, TuningCell
 from attnbench.protocol.breakdown import StepProfile
 from attnbench.protocol.cell import Mode, Scope, SessionSamples
+from attnbench.protocol.growth import Growth
 from attnbench.protocol.integrity import Influence, Replay, StepCheck
 from attnbench.quality.samples import GateSamples
 
@@ -65,6 +66,7 @@ class SessionResult(msgspec.Struct, frozen=True, kw_only=True, tag_field="task",
     influence: dict[str, Influence] = {}  # by arm label
     replays: dict[str, Replay] = {}
     surprises: dict[str, tuple[StepCheck, ...]] = {}
+    growth: dict[str, Growth] = {}  # of candidates, in the first session of a run
     failures: dict[str, ArmFailure] = {}
     phases_s: dict[str, float] = {}
 

@@ -38,6 +38,7 @@ def conduct_of(
             (_last_steps(walked.samples, arm), _last_steps(walked.samples, baseline))
             for walked in cells
         ],
+        growth=[session.growth[arm] for session in sessions if arm in session.growth],
         timed=_timed(sessions, cell, arm),
         read_bytes=read_bytes,
         exact_bytes=_kv_bytes(sessions, cell, baseline) if read_bytes else 0,

@@ -32,6 +32,7 @@ PROCESS_S = {"cuda": 8.0, "cpu": 3.5}  # imports, and on a GPU its context
 LOADING_S = {"cuda": 1.0, "cpu": 2.0}  # beside the weights: text, survey, prefill
 TUNING_S_AN_ARM = {"cuda": 6.0, "cpu": 0.0}
 PROFILE_S_AN_ARM = 4.0  # of a GPU: set-up, and energy over two seconds
+GROWN_S_AN_ARM = 1.5  # in the first session
 FORK_S_AN_ARM = 0.3  # of the memory part
 # In steps: what is checked of a visit, of the probes and of an arm's trial in the pilot, and the
 # null models and repetitions of the quality gates in a window.
@@ -75,7 +76,10 @@ def _pilot_s(plan: Plan) -> float:
         TUNING_S_AN_ARM[plan.device] + TRIAL * _slowest_step_s(plan, arm) for arm in plan.arms
     )
     probes_s = sum(PROBES * _slowest_step_s(plan, arm) for arm in exact)
-    timed_s = sum(_arm_s(step_s, PILOT_STEPS, PILOT_BLOCKS, 1) for step_s in _steps_s(plan, exact))
+    timed_s = sum(
+        _arm_s(step_s, PILOT_STEPS, PILOT_BLOCKS, 1, period)
+        for step_s, period in _steps_s(plan, exact)
+    )
     return _process_s(plan) + trials_s + timed_s + probes_s
 
 
@@ -84,13 +88,16 @@ def _sessions_s(plan: Plan) -> float:
     protocol, arms = plan.request.protocol, [arm for arm in plan.arms if not arm.pilot_only]
     counts = steps_of(protocol)
     timed_s = sum(
-        _arm_s(step_s, counts, protocol.blocks, protocol.groups) for step_s in _steps_s(plan, arms)
+        _arm_s(step_s, counts, protocol.blocks, protocol.groups, period)
+        for step_s, period in _steps_s(plan, arms)
     )
     probes_s = sum(PROBES * _slowest_step_s(plan, arm) for arm in arms)
     spared = max(0, protocol.sessions - ALWAYS_PROBED)
     probed = protocol.sessions - spared * (1 - PROBED_SHARE)
     with_again = (len(arms) + 1) / max(1, len(arms))
-    return protocol.sessions * (_process_s(plan) + timed_s * with_again) + probed * probes_s
+    grown_s = GROWN_S_AN_ARM * len(arms)
+    in_all_s = protocol.sessions * (_process_s(plan) + timed_s * with_again)
+    return in_all_s + probed * probes_s + grown_s
 
 
 def _memory_s(plan: Plan) -> float:
@@ -141,17 +148,18 @@ def _process_s(plan: Plan) -> float:
     return PROCESS_S[plan.device] + LOADING_S[plan.device] + plan.weight_bytes / 1e9
 
 
-def _arm_s(step_s: float, counts: StepCounts, blocks: int, groups: int) -> float:
+def _arm_s(step_s: float, counts: StepCounts, blocks: int, groups: int, period: int) -> float:
     """One arm in one cell of one session: warm-up, visits, rehearsals, and what is checked."""
-    timed = max(counts.timed_steps, counts.min_visit_ms / 1e3 / step_s) * (1 + EXTRA_SHARE / 2)
+    least = max(counts.timed_steps, counts.min_visit_ms / 1e3 / step_s)
+    timed = max(least, 2 * period if period > 1 else 0) * (1 + EXTRA_SHARE / 2)
     visit = counts.untimed_steps + EXTRA_UNTIMED / 2 + timed + CHECKS_A_VISIT
     again = (groups - 1) * counts.untimed_steps
     return step_s * (counts.warmup_steps + again + (blocks + REHEARSALS) * visit)
 
 
-def _steps_s(plan: Plan, arms: list[PlannedArm]) -> Iterator[float]:
-    """A step of every arm in every cell."""
-    return (_step_s(plan, arm, mode) for _, mode in plan.cells for arm in arms)
+def _steps_s(plan: Plan, arms: list[PlannedArm]) -> Iterator[tuple[float, int]]:
+    """A step of every arm in every cell, and the arm's period."""
+    return ((_step_s(plan, arm, mode), arm.period) for _, mode in plan.cells for arm in arms)
 
 
 def _slowest_step_s(plan: Plan, arm: PlannedArm) -> float:

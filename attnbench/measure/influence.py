@@ -23,6 +23,7 @@ from attnbench.measure.clock import device_clock
 from attnbench.measure.events import Doing, Mark, Talk
 from attnbench.measure.failing import arm_failure, failure_of, recover
 from attnbench.measure.footprint import living_storage_bytes
+from attnbench.measure.growth import growth_of
 from attnbench.measure.planted import Planted, even_scores
 from attnbench.measure.recheck import checked
 from attnbench.measure.taps import Tap, copied
@@ -30,7 +31,8 @@ from attnbench.measure.tasks import ArmFailure
 from attnbench.measure.workbench import Workbench
 from attnbench.measure.world import World
 from attnbench.methods.base import LayerShape
-from attnbench.protocol.cell import Arm, Mode, Scope
+from attnbench.protocol.cell import Arm, Mode, Role, Scope
+from attnbench.protocol.growth import Growth
 from attnbench.protocol.integrity import (
     Influence,
     Replay,
@@ -57,13 +59,21 @@ class Probed:
     influence: dict[str, Influence] = field(default_factory=dict)
     replays: dict[str, Replay] = field(default_factory=dict)
     surprises: dict[str, tuple[StepCheck, ...]] = field(default_factory=dict)
+    growth: dict[str, Growth] = field(default_factory=dict)
     failures: dict[str, ArmFailure] = field(default_factory=dict)
 
 
 def probe_arms(
-    bench: Workbench, mode: Mode, walked: SessionResult, talk: Talk, world: World
+    bench: Workbench,
+    mode: Mode,
+    walked: SessionResult,
+    talk: Talk,
+    world: World,
+    *,
+    growing: bool = False,
 ) -> Probed:
-    """Every arm that was timed, on planted caches; the bench's own cache is gone afterwards."""
+    """Every arm that was timed, on planted caches; the bench's own cache is gone afterwards.
+    `growing`: candidates on a cache that grows as well."""
     probed = Probed()
     planted = Planted(bench, secrets.randbits(31))
     for arm in bench.bench.arms:
@@ -72,7 +82,9 @@ def probe_arms(
         talk.mark(Mark(arm=arm.label, doing=Doing.PROBED, cell=0))
         left = Left(bench)
         try:
-            _probe(bench, arm, mode, planted, probed)
+            captured = _probe(bench, arm, mode, planted, probed)
+            if growing and arm.role is Role.CANDIDATE:
+                _grow(bench, arm, walked, probed, captured=captured)
             world.require_unchanged(thoroughly=False)
         except SessionLost:
             raise
@@ -87,13 +99,24 @@ def probe_arms(
     return probed
 
 
-def _probe(bench: Workbench, arm: Arm, mode: Mode, planted: Planted, probed: Probed) -> None:
+def _probe(bench: Workbench, arm: Arm, mode: Mode, planted: Planted, probed: Probed) -> bool:
+    """Returns whether the arm's steps are captured."""
     even_scores(bench)
     found = influence_of(bench, arm, mode, planted)
     probed.influence[arm.label] = found.influence
     probed.replays[arm.label] = replayed(bench, found.arm)
     probed.surprises[arm.label] = surprised(bench, found.arm)
     require_named(bench, found.arm)
+    return found.arm.captured
+
+
+def _grow(
+    bench: Workbench, arm: Arm, walked: SessionResult, probed: Probed, *, captured: bool
+) -> None:
+    visits = (cell.timed_steps[arm.label] for cell in walked.cells if arm.label in cell.timed_steps)
+    found = growth_of(bench, arm, min(visits), captured=captured)
+    if found is not None:
+        probed.growth[arm.label] = found
 
 
 def replayed(bench: Workbench, arm: BenchArm) -> Replay:

@@ -52,7 +52,8 @@ def run_session(task: SessionTask, talk: Talk, household: Household | None = Non
         result = walk_cells(bench, task.cells, task.steps, talk, world, phases)
         if result.probed:
             with phases("probes"):
-                result = with_probes(bench, result, task.cells[0].mode, talk, world)
+                mode, first = task.cells[0].mode, task.session == 0
+                result = with_probes(bench, result, mode, talk, world, growing=first)
     return msgspec.structs.replace(result, phases_s=phases.seconds())
 
 
@@ -75,15 +76,23 @@ def said_of(bench: Workbench) -> dict[str, str | int]:
 
 
 def with_probes(
-    bench: Workbench, result: SessionResult, mode: Mode, talk: Talk, world: World
+    bench: Workbench,
+    result: SessionResult,
+    mode: Mode,
+    talk: Talk,
+    world: World,
+    *,
+    growing: bool = False,
 ) -> SessionResult:
-    """With what is asked of every arm when all cells are walked: the cache is replaced for it."""
-    probed = probe_arms(bench, mode, result, talk, world)
+    """With what is asked of every arm when all cells are walked: the cache is replaced for it.
+    `growing`: what its steps cost while a cache grows, too, which one session of a run can tell."""
+    probed = probe_arms(bench, mode, result, talk, world, growing=growing)
     return msgspec.structs.replace(
         result,
         influence=probed.influence,
         replays=probed.replays,
         surprises=probed.surprises,
+        growth=probed.growth,
         failures=probed.failures,
     )
 

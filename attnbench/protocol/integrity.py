@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from attnbench.protocol.growth import Growth, looks_untimed
 from attnbench.protocol.verdict import Finding, Reason, Verdict
 
 # Relative L2 of the worst head. float32: room for any order of summation and for fast exponentials
@@ -126,6 +127,7 @@ class Conduct:
     last_steps: Sequence[tuple[Sequence[float], Sequence[float]]] = ()
     # By session, of one timed step: the share of tokens that its witness says, and its bytes.
     timed: Sequence[tuple[float, int]] = ()
+    growth: Sequence[Growth] = ()
 
 
 def misconduct(conduct: Conduct) -> Finding | None:
@@ -139,6 +141,7 @@ def _findings(conduct: Conduct) -> Iterator[Finding]:
         (Reason.CONTEXT_SKIPPED, _context_skipped),
         (Reason.FALSE_WITNESS, _false_witness),
         (Reason.CACHED, _cached),
+        (Reason.UNTIMED_WORK, _untimed_work),
         (Reason.PRECISION, _precision),
     ):
         detail = check(conduct)
@@ -274,6 +277,20 @@ def _known_gain(arm: Replay, base: Replay) -> float:
     """
     cold_us = max(0.0, min(base.moving_us) - min(base.fresh_us))
     return min(arm.fresh_us) / max(min(arm.moving_us) - cold_us, 1e-3)
+
+
+def _untimed_work(conduct: Conduct) -> str:
+    """What recurs in a long run of steps must recur in the steps that are timed."""
+    seen = next(filter(looks_untimed, conduct.growth), None)
+    if seen is None:
+        return ""
+    run = seen.worse
+    where = "of a growing cache" if run is seen.grown else "in a row"
+    return (
+        f"{run.slow} of {run.steps:,} steps {where} take twice the usual and more, up to "
+        f"{run.rarest:,} apart: {run.share:.1%} on top of the others' time; in the "
+        f"{seen.timed.steps} steps of a visit such work is {seen.timed.share:.1%}"
+    )
 
 
 def _precision(conduct: Conduct) -> str:

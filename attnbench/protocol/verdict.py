@@ -55,6 +55,7 @@ class Reason(StrEnum):
     CONTEXT_SKIPPED = "context-skipped"
     FALSE_WITNESS = "false-witness"
     CACHED = "cached"
+    UNTIMED_WORK = "untimed-work"
     PRECISION = "precision"
     HUNG = "hung"
     AA_CONTROL = "aa-control"
@@ -92,6 +93,7 @@ NEXT_STEP = {
     Reason.CONTEXT_SKIPPED: "attend to every token, or declare the method approximate",
     Reason.FALSE_WITNESS: "count what is attended to, and say so in witness()",
     Reason.CACHED: "compute every step from its own input",
+    Reason.UNTIMED_WORK: "declare its period, and do in maintain() what comes with it",
     Reason.PRECISION: "declare the method approximate: it rounds more than its dtype does",
     Reason.HUNG: "find what it waits for; a smaller cell tells whether it is only slow",
     Reason.PROBE_DOUBTFUL: "see why memory reads so slowly here, then measure again",

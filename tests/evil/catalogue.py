@@ -26,6 +26,7 @@ class Trace(StrEnum):
     CLOCK = "it changes what its caller measured"
     STATE = "it keeps K and V that it does not declare"
     WITNESS = "what it says of itself is false"
+    RARE = "outputs are right; work that recurs is in few timed steps, or in none"
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,14 @@ CHEATS: tuple[Cheat, ...] = (
         ("FixesUpAtReset", "SummarisesEveryFourth", T.OUTPUT),
         ("SelectsEvery64", "false_witness:TopTokens", T.WORK),
         ("TaylorAtPrefill", "block_index:KeepsBlockIndex", T.OUTPUT),
+    ),
+    *of(
+        "rare_upkeep",
+        "upkeep that recurs so rarely that few visits hold it, or none",
+        ("CompactsRarely", "CompactsInTime,every=16", T.RARE),
+        ("CompactsRarely,every=4096", "CompactsInTime,every=16", T.RARE),
+        ("CompactsFullPages", "CompactsInTime,every=16,by=length", T.RARE),
+        ("CompactsOnPaper,every=16", "CompactsInTime,every=16,by=length", T.RARE),
     ),
     *of(
         "amortised",

@@ -17,7 +17,7 @@ from unittest.mock import patch
 import msgspec
 
 from attnbench.ledger import Ledger
-from attnbench.measure import influence, workbench
+from attnbench.measure import growth, influence, workbench
 from attnbench.measure.answers import SessionResult
 from attnbench.measure.conduct import conduct_of
 from attnbench.measure.events import Kept, Mark, Progress, Wanted
@@ -105,6 +105,7 @@ class Court:
     bench: Bench = CPU
     scope: Scope = Scope.ATTENTION
     mode: Mode = Mode.EAGER
+    run_on: int = 0  # steps in a row, which take seconds if they are as many as in a first session
 
     def tries(self, specs: Sequence[str]) -> Tried:
         """One session of SDPA and these methods; what time alone says against some of them has to
@@ -136,7 +137,10 @@ class Court:
 
     def _session(self, labels: Sequence[str]) -> SessionResult:
         told = NoteTaker()
-        with TemporaryDirectory() as folder:
+        with (
+            patch.multiple(growth, STEPS=self.run_on, ROUND_S=10.0),  # however slow the machine is
+            TemporaryDirectory() as folder,
+        ):
             ledger = Ledger(Path(folder) / "ledger.jsonl")
             workers = Workers(ledger, told, about={}, run=in_this_process)
             return workers.work(0, self._task(labels), SessionResult, told.update)
@@ -146,7 +150,7 @@ class Court:
         plan = schedule(labels, sessions=1, blocks=BLOCKS, groups=2, seed=self.bench.seed)
         return SessionTask(
             bench=msgspec.structs.replace(self.bench, arms=arms),
-            session=0,
+            session=0 if self.run_on else 1,
             cells=(CellPlan(scope=self.scope, mode=self.mode, schedule=plan.sessions[0]),),
             steps=STEPS,
         )

@@ -14,6 +14,7 @@ import pytest
 import torch
 from _pytest.mark import ParameterSet
 
+from attnbench.measure import growth
 from attnbench.protocol.cell import Mode, Scope
 from tests.evil.catalogue import CHEATS, HONEST, Cheat, Trace
 from tests.evil.court import BASELINE, BLOCKS, CPU, Court, Tried, load
@@ -31,6 +32,7 @@ REASONS = {
     Trace.PROCESS: {"global-state", "patched", "left-running", "wrong-output"},
     Trace.CLOCK: {"patched", "timers-disagree"},
     Trace.STATE: {"false-witness", "cache-changed"},
+    Trace.RARE: {"untimed-work"},
     Trace.WITNESS: {"false-witness", "wrong-output", "context-skipped"},
 }  # fmt: skip
 # What of the catalogue no check tells from an honest method, and why not: nothing, so far. Ways
@@ -46,6 +48,8 @@ ENDS_THE_SESSION = (
 )
 # Seen in time alone, so that attention has to take most of it.
 IN_TIME = ("a result cached", "cost moved", "self-reported")
+# Where many steps are run, and of cheats again and again.
+SHORT = msgspec.structs.replace(CPU, context=256, batch=1)
 LONG = msgspec.structs.replace(CPU, context=1536)
 # On a GPU attention has to last as long as a few launches, so that what is left undone is.
 CUDA = msgspec.structs.replace(CPU, device="cuda", context=3072, batch=8)
@@ -64,6 +68,8 @@ def case_of(cheat: Cheat) -> str:
         return GRAPH if cheat.spec.endswith(IN_A_GRAPH) else EAGER
     if cheat.own_process:
         return CHILD
+    if cheat.spec.endswith("every=4096"):
+        return RAREST
     if cheat.spec.endswith(ENDS_THE_SESSION):
         return AGAIN
     return STEP if cheat.spec.endswith(IN_A_STEP) else cheat.way
@@ -73,6 +79,8 @@ def court_of(case: str) -> Court:
     """How the methods of a case are tried."""
     if case in (GRAPH, EAGER):
         return Court(CUDA, mode=Mode.GRAPH if case == GRAPH else Mode.EAGER)
+    if case in (UPKEEP, RAREST):
+        return Court(SHORT, run_on=growth.STEPS if case == RAREST else 400)
     scope = Scope.STEP if case == STEP else Scope.ATTENTION
     return Court(LONG if case.startswith(IN_TIME) else CPU, scope)
 
@@ -86,6 +94,8 @@ def tried(case: str) -> Tried:
 
 
 GRAPH, EAGER, CHILD = "a graph on a GPU", "eager on a GPU", "a child process"
+UPKEEP = next(cheat.way for cheat in CHEATS if cheat.trace is Trace.RARE)
+RAREST = "upkeep in every 4096th step"
 STEP, AGAIN = "a whole step", "a session that begins again"
 HOMES = {cheat.spec: case_of(cheat) for cheat in CHEATS}
 for each in CHEATS:
