@@ -160,7 +160,9 @@ class _Grown:
         return list(zip(*rows, strict=True))
 
     def _noise(self, size: tuple[int, ...]) -> Tensor:
-        return torch.randn(size, dtype=self.shape.dtype, device=self.shape.device)
+        generator = torch.Generator(self.shape.device).manual_seed(secrets.randbits(31))
+        noise = torch.empty(size, dtype=self.shape.dtype, device=self.shape.device)
+        return noise.normal_(generator=generator)
 
 
 def _quickest(before: Sequence[float], now: Sequence[float]) -> Sequence[float]:
