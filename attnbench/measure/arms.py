@@ -87,9 +87,10 @@ class BenchArm:
 
     def _maintenance(self, captured: bool) -> Callable[[], object] | None:
         """What follows the last step of a period, captured apart; None for an arm without one."""
-        if self.period == 1:
+        layers = [layer for layer in self._layers if layer.maintains]
+        if self.period == 1 or not layers:
             return None
-        maintenance = Maintenance(self._step.layers)
+        maintenance = Maintenance(layers)
         return CapturedStep(maintenance) if captured else maintenance
 
     def step(self) -> object:

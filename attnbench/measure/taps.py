@@ -87,6 +87,11 @@ class TappedLayer(MethodLayer):
     def reset(self) -> None:
         self._layer.reset()
 
+    @property
+    def maintains(self) -> bool:
+        """Whether it does anything in `maintain`."""
+        return type(self._layer).maintain is not MethodLayer.maintain
+
     def maintain(self) -> None:
         self._layer.maintain()
 

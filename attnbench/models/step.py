@@ -189,7 +189,7 @@ class Maintenance:
 
     @torch.no_grad()
     def __call__(self) -> tuple[Tensor, ...]:
-        """Of every layer, in turn; there is no output."""
+        """Of each, in turn; there is no output."""
         for layer in self.layers:
             layer.maintain()
         return ()
