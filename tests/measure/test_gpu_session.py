@@ -16,6 +16,7 @@ from attnbench.measure.supervisor import run_task
 from attnbench.measure.tasks import LayerFacts, MemoryTask, PilotTask, SessionTask
 from attnbench.measure.world import World
 from attnbench.protocol.cell import Mode, Scope
+from tests.measure.broken import Broken, GoodLayer
 from tests.measure.simulated import Muted
 from tests.measure.standing import CPU, STEPS, arm, cell, standing, with_arms
 from tests.models.tiny import COMMON, build
@@ -60,6 +61,32 @@ def test_every_arm_of_a_captured_cell_names_its_kernels():
     assert all(names == tuple(sorted(names)) for names in samples.kernels.values())
     assert any("decode_kernel" in name for name in samples.kernels["flash_decode"])
     assert "kernels_not_exposed" not in samples.environment
+
+
+class CodesPages(Broken):
+    """Counts, on the device, how often it did what recurs."""
+
+    class spoilt(GoodLayer):  # noqa: N801
+        def prefill(self, cache, q=None) -> None:
+            super().prefill(cache, q)
+            self.coded = torch.zeros(1, device=cache.k.device)
+
+        def maintain(self) -> None:
+            self.coded.add_(1)
+
+    @property
+    def period(self) -> int:
+        return 3
+
+
+def test_what_follows_the_last_step_of_a_period_is_replayed_apart():
+    with standing(with_arms("sdpa", bench=CUDA), "qwen3") as bench:
+        spec = "tests.measure.test_gpu_session:CodesPages"
+        ready = bench.set_up(arm(spec, "x"), Scope.ATTENTION, Mode.GRAPH)
+        (coded,) = {float(layer._layer.coded) for layer in ready._layers}
+        for step in range(1, 8):
+            ready.step()
+            assert {float(layer._layer.coded) for layer in ready._layers} == {coded + step // 3}
 
 
 @pytest.mark.parametrize("broken", ["Nan", "Transposed", "Damages", "OutOfMemory"])
