@@ -2,9 +2,9 @@
 
 A program serves one KV group and a part of its tokens, in three phases. It finds the threshold on
 a sample, which is the same in every program of the group, so that they need not wait for each
-other; it scans the codes of its own tokens and writes down which to keep; it gathers those rows of
-the exact cache. What the rule is, and why every implementation finds the same tokens, is said in
-`attnbench.methods.coded_topk` and `coded_keys`.
+other; it scans the codes of its own tokens and writes down which to keep; it gathers those rows,
+exact ones or of eight bits. What the rule is, and why every implementation finds the same tokens,
+is said in `attnbench.methods.coded_topk` and `coded_keys`.
 
 Codes never leave their bytes: a plane of them, one of each byte, meets the query's digits in an
 integer product. Where a token takes fewer than the 32 bytes of such a product, it goes over several
@@ -22,6 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from attnbench.kernels.int8_decode import _codes, _digits, _scores
 from attnbench.kernels.split_decode import LEAST_ROWS
 from attnbench.kernels.splits import (
     LOWEST,
@@ -192,6 +193,8 @@ def coded_decode_kernel(
     codes_ptr,
     base_ptr,
     step_ptr,
+    k_worth_ptr,
+    v_worth_ptr,
     length_ptr,
     out_ptr,
     counts_ptr,
@@ -235,12 +238,16 @@ def coded_decode_kernel(
     WALK_STAGES: tl.constexpr,
     SPLITS: tl.constexpr,
     PACKED: tl.constexpr,
+    ROUNDED: tl.constexpr,
+    DIGITS: tl.constexpr,
+    WIDE: tl.constexpr,
     PRECISION: tl.constexpr,
     COLUMNS: tl.constexpr,
     MERGE: tl.constexpr,
 ):
     """Grid (SPLITS, batch * KV heads). Strides in elements; the last dimension is contiguous. Codes
-    are contiguous [B,Hkv,capacity,D·BITS/8], capacity a multiple of BLOCK_N."""
+    are contiguous [B,Hkv,capacity,D·BITS/8], capacity a multiple of BLOCK_N. Where rows are
+    ROUNDED, they are int8 and each channel's code is worth what [B,Hkv,D] say."""
     BYTES: tl.constexpr = HEAD_DIM * BITS // 8
     DEPTH: tl.constexpr = BYTES * ROW_TOKENS
     WIDTH: tl.constexpr = ROW_TOKENS * HEADS
@@ -357,11 +364,20 @@ def coded_decode_kernel(
     )
     k_newest = tl.load(k_new_ptr + batch * k_new_batch + kv_head * k_new_head + dims)
     v_newest = tl.load(v_new_ptr + batch * v_new_batch + kv_head * v_new_head + dims)
+    # As rows hold them: the query takes what a key's code is worth, the output what a value's is.
+    q_wide, k_held, v_held = q.to(tl.float32), k_newest.to(tl.float32), v_newest.to(tl.float32)
+    if ROUNDED:
+        k_worth = tl.load(k_worth_ptr + pair * HEAD_DIM + dims)
+        v_worth = tl.load(v_worth_ptr + pair * HEAD_DIM + dims)
+        q_wide *= k_worth[None, :]
+        k_held, v_held = _codes(k_held, k_worth), _codes(v_held, v_worth)
+        high, low, least, q_unit = _digits(q_wide)
+        q_unit = q_unit * scale_log2
     tl.store(counts_ptr + program, count + newest.to(tl.int32))
     if newest:
         slot = cached.to(tl.int64)
-        tl.store(k_ptr + slot * k_row + dims, k_newest)
-        tl.store(v_ptr + slot * v_row + dims, v_newest)
+        tl.store(k_ptr + slot * k_row + dims, k_held.to(k_ptr.dtype.element_ty))
+        tl.store(v_ptr + slot * v_row + dims, v_held.to(v_ptr.dtype.element_ty))
         base = tl.load(base_ptr + pair * HEAD_DIM + dims)
         turned = _rotated(tl.reshape(k_newest.to(tl.float32), (1, HEAD_DIM)), 1, HEAD_DIM, STAGES)
         code = tl.floor(tl.div_rn(tl.reshape(turned, (HEAD_DIM,)) - base, step))
@@ -369,13 +385,13 @@ def coded_decode_kernel(
         shift = tl.arange(0, PLANES) * BITS
         byte = tl.sum(tl.reshape(code, (PLANES, BYTES)) << shift[:, None], 0)
         tl.store(codes_ptr + slot * BYTES + tl.arange(0, BYTES), byte.to(tl.uint8))
-    score = tl.sum(q.to(tl.float32) * k_newest.to(tl.float32)[None, :], 1) * scale_log2
+    score = tl.sum(q_wide * k_held[None, :], 1) * scale_log2
     highest = tl.where(newest, score, LOWEST)
     total = tl.where(newest, tl.full([ROWS], 1.0, tl.float32), 0.0)
     acc = tl.zeros([ROWS, HEAD_DIM], tl.float32)
-    acc += tl.where(newest, v_newest.to(tl.float32), 0.0)[None, :]
+    acc += tl.where(newest, v_held, 0.0)[None, :]
 
-    # Exact attention to the kept rows.
+    # Attention to the kept rows.
     tl.debug_barrier()  # every thread has written down what it keeps
     slots = tl.arange(0, WALK)
     for begin in tl.range(0, count, WALK, num_stages=WALK_STAGES):
@@ -384,20 +400,26 @@ def coded_decode_kernel(
         k = tl.load(
             k_ptr + at[:, None] * k_row + dims[None, :],
             mask=there[:, None],
-            other=0.0,
+            other=0,
             eviction_policy="evict_first",
         )
         v = tl.load(
             v_ptr + at[:, None] * v_row + dims[None, :],
             mask=there[:, None],
-            other=0.0,
+            other=0,
             eviction_policy="evict_first",
         )
-        logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
+        if ROUNDED:
+            logits = _scores(high, low, least, k, q_unit, DIGITS)
+        else:
+            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
         logits = tl.where(there[None, :], logits, float("-inf"))
         weights, shrink, highest, total = _soften(logits, highest, total)
-        acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+        v = v.to(WIDE)
+        acc = tl.dot(weights.to(WIDE), v, acc * shrink[:, None], input_precision=PRECISION)
 
+    if ROUNDED:
+        acc *= v_worth[None, :]
     _publish(
         acc,
         highest,
@@ -427,6 +449,16 @@ def coded_decode_kernel(
     )
 
 
+WIDE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def _wide(queries: torch.dtype, rows: torch.dtype) -> tl.dtype:
+    """What weights and values are multiplied in; float16 holds every code of eight bits."""
+    if rows != torch.int8:
+        return WIDE[rows]
+    return tl.float32 if queries == torch.float32 else tl.float16
+
+
 @dataclass(frozen=True)
 class Rule:
     """What is kept: `share` in whole steps of 1/65536, the sample's tokens and how many of them
@@ -444,8 +476,8 @@ def coded_decode(
     q: Tensor,
     k_new: Tensor,
     v_new: Tensor,
-    k: Tensor,
-    v: Tensor,
+    rows: tuple[Tensor, Tensor],
+    worth: tuple[Tensor, Tensor] | None,
     coded: tuple[Tensor, Tensor, Tensor],
     length: Tensor,
     counts: Tensor,
@@ -461,12 +493,14 @@ def coded_decode(
 ) -> Tensor:
     """Write row `length` of the caches and its code, and attend to what the rule keeps, and to it.
 
-    q [B,H,1,D], k_new and v_new [B,Hkv,1,D], k and v [B,Hkv,capacity,D] of one dtype; `coded`:
-    codes, uint8 [B,Hkv,C,D·bits/8] with C a multiple of `block_n`, and where code 0 begins and how
-    wide a code is, float32 [B,Hkv,D]; length int32 [1] on the device; counts int32 [B·Hkv,S], which
-    tells what was kept. Returns a fresh [B,H,1,D].
+    q [B,H,1,D], k_new and v_new [B,Hkv,1,D] and `rows`, keys and values [B,Hkv,capacity,D], are of
+    one dtype; or rows are int8, and `worth` says what a code is worth, float32 [B,Hkv,D] of keys
+    and of values. `coded`: codes, uint8 [B,Hkv,C,D·bits/8] with C a multiple of `block_n`, and
+    where code 0 begins and how wide a code is, float32 [B,Hkv,D]; length int32 [1] on the device;
+    counts int32 [B·Hkv,S], which tells what was kept. Returns a fresh [B,H,1,D].
     """
     batch, heads, _, head_dim = q.shape
+    k, v = rows
     kv_heads = k.shape[1]
     group = heads // kv_heads
     row_tokens = tokens_a_row(head_dim, rule.bits)
@@ -479,6 +513,7 @@ def coded_decode(
         k,
         v,
         *coded,
+        *(worth or coded[1:]),
         length,
         out,
         counts,
@@ -506,10 +541,13 @@ def coded_decode(
         SINKS=rule.sinks,
         RECENT=rule.recent,
         BLOCK_N=block_n,
-        WALK=walked(head_dim, q.dtype),
+        WALK=walked(head_dim, k.dtype),
         WALK_STAGES=num_stages,
         SPLITS=workspace.splits,
         PACKED=os.environ.get("TRITON_INTERPRET") != "1",
+        ROUNDED=worth is not None,
+        DIGITS=3 if q.dtype == torch.float32 else 2,
+        WIDE=_wide(q.dtype, k.dtype),
         PRECISION="ieee" if q.dtype == torch.float32 else "tf32",
         COLUMNS=triton.next_power_of_2(group * head_dim),
         MERGE=merge_block(workspace.splits, group, head_dim),

@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from attnbench.methods.base import CacheView, KernelConfig, LayerShape
+from attnbench.methods.base import (
+    CacheLength,
+    CacheView,
+    KernelConfig,
+    LayerShape,
+    MethodLayer,
+)
 from attnbench.methods.coded_keys import (
     codes_of,
     digits_of,
@@ -16,30 +22,36 @@ from attnbench.methods.coded_keys import (
     rotated,
     unpacked,
 )
+from attnbench.methods.coded_rows import ExactRows, RoundedRows, Rows
 from attnbench.methods.coded_topk import UNIT, CodedTopK, key_levels
-from attnbench.methods.exact_cache import ExactCacheLayer
 
 
-class CodedLayer(ExactCacheLayer):
-    """The exact cache, codes of its keys, and what the last step kept.
+class CodedLayer(MethodLayer):
+    """The rows, codes of their keys, and what the last step kept.
 
     `codes` is uint8 [B,Hkv,capacity,D·bits/8], capacity rounded up to whole tiles of `tile` tokens;
     rows that hold no token are zero. `counts` is int32 [B·Hkv,S]: tokens that each program kept in
     the last step, zero before the first.
     """
 
+    length: CacheLength
+    rows: Rows
     codes: Tensor
     base: Tensor  # float32 [B,Hkv,D], as `step`
     step: Tensor
     counts: Tensor
 
     def __init__(self, method: CodedTopK, shape: LayerShape, *, tile: int, programs: int) -> None:
-        super().__init__(shape)
-        self.method, self.tile, self.programs = method, tile, programs
+        self.shape, self.method = shape, method
+        self.tile, self.programs = tile, programs
+        self.prefilled = 0
 
     def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
         """Find the levels and make the codes, one sequence after another to save memory."""
-        super().prefill(cache, q)
+        del q
+        self.length = cache.length
+        self.prefilled = cache.length.tokens
+        self.rows = (RoundedRows if self.method.rounds else ExactRows)(cache, self.shape)
         shape, bits = self.shape, self.method.bits
         rows = -(-shape.capacity // self.tile) * self.tile
         size = (shape.batch, shape.kv_heads, rows, shape.head_dim * bits // 8)
@@ -59,26 +71,27 @@ class CodedLayer(ExactCacheLayer):
 
     def reset(self) -> None:
         """Zero the rows and codes appended since prefill."""
-        super().reset()
+        self.rows.reset(self.prefilled)
         self.codes[:, :, self.prefilled :].zero_()
         self.counts.zero_()
 
     def tensors(self) -> Iterator[Tensor]:
-        """The exact cache, codes, levels and counts."""
-        yield from super().tensors()
+        """Rows, codes, levels and counts."""
+        yield from self.rows.tensors()
         yield from (self.codes, self.base, self.step, self.counts)
 
     @property
     def attended(self) -> int:
         """Tokens that a step is meant to attend to."""
-        return self.method.quota(self.cache.length.tokens).expected + 1
+        return self.method.quota(self.length.tokens).expected + 1
 
     def bytes_read(self) -> int:
         """The codes of all cached tokens, how wide they are, and the rows that are meant to be
         kept; that a program reads the sample once more costs no device memory."""
-        shape, tokens = self.shape, self.cache.length.tokens
-        coded = shape.batch * shape.kv_heads * tokens * self.codes.shape[-1]
-        return coded + self.step.nbytes + super().bytes_read()
+        shape, rows = self.shape, self.rows
+        coded = shape.batch * shape.kv_heads * self.length.tokens * self.codes.shape[-1]
+        kept = self.attended * rows.token_bytes + rows.bytes_beside()
+        return coded + self.step.nbytes + kept
 
     def witness(self) -> Mapping[str, float]:
         """What the last step kept, counted; before the first what it is meant to keep."""
@@ -87,11 +100,12 @@ class CodedLayer(ExactCacheLayer):
             counted = [self.attended]
         mean = sum(counted) / len(counted)
         return {
-            "kept_share": mean / self.visible,
+            "kept_share": mean / (self.length.tokens + 1),
             "attended_tokens": mean,
             "fewest_tokens": float(min(counted)),
             "most_tokens": float(max(counted)),
             "meant_tokens": float(self.attended),
+            **self.rows.at_limit(self.prefilled),
         }
 
 
@@ -130,10 +144,10 @@ class CodedTritonLayer(CodedLayer):
             q,
             k,
             v,
-            self.cache.k,
-            self.cache.v,
+            (self.rows.keys, self.rows.values),
+            self.rows.worth,
             (self.codes, self.base, self.step),
-            self.cache.length.tensor,
+            self.length.tensor,
             self.counts,
             self.scratch,
             self.work,
@@ -146,7 +160,7 @@ class CodedTritonLayer(CodedLayer):
         )
 
     def tensors(self) -> Iterator[Tensor]:
-        """Cache, codes, and what programs write down for themselves and each other."""
+        """Rows, codes, and what programs write down for themselves and each other."""
         yield from super().tensors()
         yield from self.scratch.tensors()
         yield from self.work.tensors()
@@ -161,17 +175,18 @@ class CodedTorchLayer(CodedLayer):
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Select among the cached tokens, append, attend in float32."""
-        shape, tokens = self.shape, self.cache.length.tokens
+        shape, tokens = self.shape, self.length.tokens
         grouped = q.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_dim)
         digits, worth = digits_of(grouped, self.step, shape.scale)
         codes = unpacked(self.codes[:, :, :tokens], self.method.bits)
         kept = self.method.kept(digits @ codes.mT, worth)
         self.counts.copy_(kept.sum(dim=-1).flatten()[:, None] + 1)
-        keys, values = self.append(k, v)
+        self.rows.append(k, v, tokens)
+        keys, values = self.rows.widened(tokens + 1)
         self._code_newest(k, tokens)
-        scores = grouped.float() @ keys.float().mT * shape.scale
+        scores = grouped.float() @ keys.mT * shape.scale
         scores[..., :tokens].masked_fill_(~kept[:, :, None], -torch.inf)
-        out = torch.softmax(scores, dim=-1) @ values.float()
+        out = torch.softmax(scores, dim=-1) @ values
         return out.reshape(q.shape).to(q.dtype)
 
     def _code_newest(self, k: Tensor, tokens: int) -> None:

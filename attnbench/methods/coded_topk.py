@@ -10,9 +10,10 @@ Three ideas keep it to one launch a layer, without a sort and without waiting fo
    it. Each head measures from the best logit of its own sample, so that no head's larger logits
    drown another's.
 
-The kept rows are read from the exact cache. The first layer of a model attends to all tokens: its
-weights are spread so widely that a tenth of them makes its outputs a quarter too long, where all
-other layers stay within a tenth (Quest, Tang et al. 2024, arXiv 2406.10774, leaves two out).
+The kept rows are read from the exact cache, or from one of eight bits in its place. The first layer
+of a model attends to all tokens: its weights are spread so widely that a tenth of them makes its
+outputs a quarter too long, where all other layers stay within a tenth (Quest, Tang et al. 2024,
+arXiv 2406.10774, leaves two out).
 
 Selection of tokens by a smaller picture of their keys has been proposed before (SparQ, Ribar et al.
 2023, arXiv 2312.04985, reads few channels; Loki, Singhania et al. 2024, arXiv 2406.02542, few
@@ -37,12 +38,15 @@ from attnbench.methods.base import (
     MethodLayer,
 )
 from attnbench.methods.coded_keys import LEVEL_STEP, codes_of, digits_of, levels, rotated
+from attnbench.methods.coded_rows import rounded, row_worth
+from attnbench.methods.int8_kv import Int8Kv, Int8ReferenceLayer
 from attnbench.methods.reference import ReferenceLayer, exact_attention
 
 UNIT = 8  # tokens that the sample takes together: their codes lie side by side in memory
 LEAST_SAMPLE, MOST_SAMPLE = 64, 4096
 SHARE_STEPS = 1 << 16  # a share is a whole number of these, so that a GPU counts as the host does
 HEAD_DIMS = (64, 128)
+KINDS_OF_ROWS = ("exact", "int8")
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,25 @@ class Quota:
 
 
 @dataclass(frozen=True)
+class Scales:
+    """What is taken of the prompt: where code 0 begins and how wide a code is, and what a code of a
+    rounded row is worth (keys, values); float32 [B,Hkv,D] each."""
+
+    base: Tensor
+    step: Tensor
+    worth: tuple[Tensor, Tensor] | None
+
+
+@dataclass(frozen=True)
 class CodedTopK(Method):
     """Attend to about a `share` of the tokens: sinks, recent ones, and those whose coded keys
     promise most; the newest one always.
 
     Sinks and recent tokens are part of the share, but where they take more than half of it, half of
     it is selected beside them. `sample` tokens find the threshold. `bits` 1, 2 or 4 a channel of a
-    key. The first `dense` layers of the model attend to all tokens. Keeps the exact cache, so it
-    saves reads, not memory.
+    key. The first `dense` layers of the model attend to all tokens. With `rows=exact` it keeps the
+    exact cache, so it saves reads, not memory; with `rows=int8` a cache of eight bits, of which the
+    first layers read all.
     """
 
     share: float = 0.1
@@ -85,6 +100,7 @@ class CodedTopK(Method):
     sinks: int = 4
     recent: int = 64
     dense: int = 1
+    rows: str = "exact"
     impl: str = ""
 
     name: ClassVar[str] = "coded_topk"
@@ -99,6 +115,10 @@ class CodedTopK(Method):
             )
         if self.bits not in LEVEL_STEP:
             raise UsageError(f"coded_topk: there are no codes of bits={self.bits}", hint="1, 2, 4")
+        if self.rows not in KINDS_OF_ROWS:
+            raise UsageError(
+                f"coded_topk: there are no rows={self.rows}", hint=", ".join(KINDS_OF_ROWS)
+            )
         if not LEAST_SAMPLE <= self.sample <= MOST_SAMPLE or self.sample & (self.sample - 1):
             raise UsageError(
                 f"coded_topk: sample={self.sample} is no power of two from {LEAST_SAMPLE} to "
@@ -121,6 +141,7 @@ class CodedTopK(Method):
             cls(share=0.3, sample=64, sinks=2, recent=6),
             cls(share=0.2, sample=64, sinks=0, recent=0, bits=4),
             cls(share=0.25, sample=128, sinks=3, recent=8, bits=1),
+            cls(share=0.3, sample=64, sinks=2, recent=6, rows="int8"),
         )
 
     @property
@@ -129,9 +150,9 @@ class CodedTopK(Method):
         return self.impl == "triton"
 
     def full_budget(self, tokens: int) -> Self:
-        """Every token."""
+        """Every token, of exact rows."""
         del tokens
-        return replace(self, share=1.0)
+        return replace(self, share=1.0, rows="exact")
 
     @property
     def share_steps(self) -> int:
@@ -174,16 +195,36 @@ class CodedTopK(Method):
 
     def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
         """Exact attention over the kept tokens and the last one, the others being prefilled; over
-        all in the first layers."""
+        all in the first layers. Of rounded rows, where they are."""
         if self.is_dense(shape):
+            if self.rounds:
+                return self.rounded_dense.reference(q, k, v, shape)
             return exact_attention(q, k, v, shape.scale)
-        base, step = key_levels(k[:, :, :-1], self.bits)
-        return self.attended_exactly(q, k, v, base, step, shape)
+        return self.attended_exactly(q, k, v, self.scales(k[:, :, :-1], v[:, :, :-1]), shape)
+
+    @property
+    def rounds(self) -> bool:
+        """Whether rows are of eight bits."""
+        return self.rows == "int8"
+
+    @property
+    def rounded_dense(self) -> Int8Kv:
+        """What the first layers are where rows are rounded."""
+        return Int8Kv(impl=self.impl)
+
+    def scales(self, k: Tensor, v: Tensor) -> Scales:
+        """Of the prompt's rows [B,Hkv,N,D]."""
+        base, step = key_levels(k, self.bits)
+        return Scales(base, step, row_worth(k, v) if self.rounds else None)
 
     def attended_exactly(
-        self, q: Tensor, k: Tensor, v: Tensor, base: Tensor, step: Tensor, shape: LayerShape
+        self, q: Tensor, k: Tensor, v: Tensor, scales: Scales, shape: LayerShape
     ) -> Tensor:
         """Exact attention over the tokens that codes of these levels choose, in float64."""
+        base, step = scales.base, scales.step
+        held = k, v
+        if scales.worth is not None:
+            held = rounded(k, scales.worth[0]), rounded(v, scales.worth[1])
         out = torch.empty(q.shape, dtype=torch.float64, device=q.device)
         newest = torch.ones(1, dtype=torch.bool, device=q.device)
         for b in range(shape.batch):
@@ -195,13 +236,15 @@ class CodedTopK(Method):
                 cached = rotated(k[pair][:, :, :-1])
                 codes = codes_of(cached, base[pair][:, :, None], step[pair][:, :, None], self.bits)
                 kept = torch.cat((self.kept(digits @ codes.mT, worth)[0, 0], newest))
-                rows = k[pair][:, :, kept], v[pair][:, :, kept]
-                out[heads] = exact_attention(q[heads], *rows, shape.scale)
+                keys, values = (rows[pair][:, :, kept] for rows in held)
+                out[heads] = exact_attention(q[heads], keys, values, shape.scale)
         return out
 
     def reference_layer(self, shape: LayerShape) -> MethodLayer:
-        """The definition with the levels of prefill."""
+        """The definition with the scales of prefill."""
         if self.is_dense(shape):
+            if self.rounds:
+                return Int8ReferenceLayer(self.rounded_dense, shape)
             return ReferenceLayer(self, shape)
         return CodedReferenceLayer(self, shape)
 
@@ -247,8 +290,10 @@ class CodedTopK(Method):
         return shape.layer < self.dense
 
     def dense_layer(self, shape: LayerShape) -> MethodLayer:
-        """Exact attention by the same means: the project's kernel in its default launch, or SDPA;
-        the launch in `shape` is the selection's."""
+        """Attention to all by the same means, in its default launch: the project's kernel, or SDPA;
+        where rows are rounded, INT8's. The launch in `shape` is the selection's."""
+        if self.rounds:
+            return self.rounded_dense.layer(replace(shape, kernel=None))
         from attnbench.methods.flash_decode import FlashDecode
         from attnbench.methods.sdpa import Sdpa
 
@@ -274,7 +319,7 @@ def key_levels(k: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 class CodedReferenceLayer(ReferenceLayer):
-    """The definition over the exact cache, with the levels taken at prefill."""
+    """The definition over the exact cache, with the scales taken at prefill."""
 
     method: CodedTopK
 
@@ -282,11 +327,12 @@ class CodedReferenceLayer(ReferenceLayer):
         super().__init__(method, shape)
 
     def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
-        """Take the levels."""
+        """Take the scales."""
         super().prefill(cache, q)
-        self.levels = key_levels(cache.k[:, :, : self.prefilled], self.method.bits)
+        tokens = slice(0, self.prefilled)
+        self.scales = self.method.scales(cache.k[:, :, tokens], cache.v[:, :, tokens])
 
     def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append and attend; the output is float64."""
         keys, values = self.append(k, v)
-        return self.method.attended_exactly(q, keys, values, *self.levels, self.shape)
+        return self.method.attended_exactly(q, keys, values, self.scales, self.shape)

@@ -30,6 +30,8 @@ from tests.benchmarks.attention_bandwidth import (
 
 DEFAULT = "coded_topk,dense=0,impl=triton"  # every layer as the selection
 OTHERS = (
+    "rows=int8",
+    "rows=int8,share=0.15",
     "share=0.002",
     "share=0.05",
     "share=0.07",

@@ -85,6 +85,8 @@ CASES = (
     ("fp8_kv,impl=triton", torch.bfloat16, 64, False),
     ("coded_topk,dense=0,impl=triton", torch.bfloat16, 64, False),
     ("coded_topk,bits=4,sample=64,dense=0,impl=triton", torch.float32, 128, False),
+    ("coded_topk,rows=int8,dense=0,impl=triton", torch.bfloat16, 64, False),
+    ("coded_topk,rows=int8,dense=0,impl=triton", torch.float16, 128, False),
     ("waiting,impl=triton,wait_us=5,inner=flash_decode", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6,scorer=cache,sharing=group", torch.float16, 128, False),

@@ -31,6 +31,8 @@ CASES = (
     ),  # the next token begins a tile, in a part of its own
     (RULE, Case(1, 64, 4, kv_heads=1), 64, 1),
     ("coded_topk,share=1.0,impl=triton", Case(100, 64, 4, kv_heads=1), 64, 1),
+    (f"{RULE},rows=int8", Case(300, 64, 4, kv_heads=1, batch=2), 64, 2),
+    (f"{FEW},rows=int8,sinks=9,recent=6", Case(190, 128, 7, kv_heads=2), 32, 3),
 )
 
 
@@ -49,7 +51,8 @@ def test_it_keeps_the_same_tokens_as_pytorch_and_attends_to_them(spec, case, til
     assert torch.equal(layer.codes[:, :, :tokens], torch_layer.codes[:, :, :tokens])
     assert not layer.codes[:, :, tokens:].any()
     assert torch.equal(layer.counts.sum(dim=1), torch_layer.counts[:, 0])
-    assert torch.equal(layer.cache.k, torch_layer.cache.k)
+    assert torch.equal(layer.rows.keys, torch_layer.rows.keys)
+    assert torch.equal(layer.rows.values, torch_layer.rows.values)
     assert not layer.work.finished.any()
 
 

@@ -40,6 +40,7 @@ KERNELS = (
     "sink_window,impl=triton",
     *(f"{name},impl=triton" for name in FEW_BITS),
     "coded_topk,dense=0,impl=triton",
+    "coded_topk,dense=0,rows=int8,impl=triton",
 )
 
 
