@@ -52,6 +52,7 @@ class World:
         self._before = {flag.name: flag.read() for flag in self._flags}
         self._tasks = tasks()
         self._children = children()
+        self._rested_ns: dict[Path, int] = {}
         return self
 
     def require_unchanged(self, *, thoroughly: bool = True) -> None:
@@ -83,13 +84,20 @@ class World:
         """New threads and child processes that are at work, each told once; whether they go on."""
         threads = {TASKS / str(task): task for task in tasks() - self._tasks}
         processes = {PROC / str(pid): pid for pid in children() - self._children}
-        working = _at_work((*threads, *processes))
+        working = _at_work([place for place in (*threads, *processes) if self._moved(place)])
         self._tasks |= {threads[place] for place in working & threads.keys()}
         self._children |= {processes[place] for place in working & processes.keys()}
         kinds = ((threads, "thread"), (processes, "child process"))
         counts = [(len(working & places.keys()), kind) for places, kind in kinds]
         told = " and ".join(f"{count} {kind}(s)" for count, kind in counts if count)
         return told, _go_on(working)
+
+    def _moved(self, place: Path) -> bool:
+        """Whether it took processor time since the last look, or is about to: what rested all the
+        while need not be watched, which takes milliseconds."""
+        now_ns, before_ns = _processor_ns(place), self._rested_ns.get(place)
+        self._rested_ns[place] = now_ns
+        return now_ns != before_ns or _is_runnable(place)
 
     def _changed(self, thoroughly: bool) -> tuple[list[str], bool]:
         """Settings that are not as they were, and whether one of them could not be put back."""

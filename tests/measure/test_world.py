@@ -282,6 +282,43 @@ def test_threads_that_ended_or_wait_for_work_are_no_ones_fault():
     waiting.join()
 
 
+@pytest.mark.skipif(not TASKS.exists(), reason="the system has no /proc to look threads up in")
+def test_a_thread_that_rested_since_the_last_look_is_not_watched_until_it_works(
+    monkeypatch, impatient
+):
+    looks_for, watched = world_module._at_work, []
+
+    def looking(places):
+        watched.append(len(list(places)))
+        return looks_for(places)
+
+    monkeypatch.setattr(world_module, "_at_work", looking)
+    begun, wakes, enough = (threading.Event() for _ in range(3))
+
+    def work() -> None:
+        begun.set()
+        wakes.wait()
+        while not enough.is_set():
+            pass
+
+    world = World(CPU).settle()
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    begun.wait()
+    for _ in range(200):
+        world.require_unchanged()
+        if watched[-1] == 0:
+            break
+    assert watched[0] == 1
+    assert watched[-1] == 0
+    wakes.set()
+    try:
+        assert lost_at_last(world).reason == Reason.LEFT_RUNNING
+    finally:
+        enough.set()
+        thread.join()
+
+
 @pytest.mark.parametrize(
     ("code", "said"),
     [("while True: pass", "it left 1 child process(s) running"), ("input()", "")],
