@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -19,6 +19,8 @@ from rich.progress import (
 )
 
 from attnbench.measure.reporter import Reporter, Stage
+
+LOG_S = 30.0
 
 
 class SilentReporter:
@@ -37,23 +39,38 @@ class SilentReporter:
 
 
 class LogReporter:
-    """For pipes and files: a line when a part begins, and one when it has ended."""
+    """For pipes and files: a line when a part begins, one when it has ended, and of a long one how
+    far it is, every `LOG_S` seconds."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
+        self._clock = clock
 
     @contextmanager
     def stage(self, title: str) -> Iterator[Stage]:
-        began = time.monotonic()
+        began = self._clock()
         self._print(f"{title} …")
-        yield SilentReporter()
-        self._print(f"{title}: {time.monotonic() - began:.1f} s")
+        yield _LogStage(title.partition(": ")[0], self._clock, self._print)
+        self._print(f"{title}: {self._clock() - began:.1f} s")
 
     def note(self, text: str) -> None:
         self._print(text)
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class _LogStage:
+    def __init__(self, name: str, clock: Callable[[], float], tell: Callable[[str], None]) -> None:
+        self._name, self._clock, self._tell = name, clock, tell
+        self._began = self._told = clock()
+
+    def update(self, done: int, total: int, detail: str = "") -> None:
+        now = self._clock()
+        if total and now - self._told >= LOG_S:
+            self._told = now
+            share = f"{done / total:.0%} after {now - self._began:.0f} s"
+            self._tell(f"{self._name}: {share}{detail and f', {detail}'}")
 
 
 class LiveReporter:

@@ -25,6 +25,22 @@ def test_a_pipe_gets_a_line_when_a_part_begins_and_ends_and_every_note():
     assert len(lines) == 3
 
 
+def test_of_a_long_part_a_pipe_is_told_how_far_it_is_now_and_then():
+    now = [0.0]
+    console = Console(file=io.StringIO(), width=80)
+    with LogReporter(console, clock=lambda: now[0]).stage("quality: every gate") as stage:
+        for done in range(10):
+            now[0] = 10.0 * done
+            stage.update(done, 9 if done else 0, f"layer {done}")
+    assert console.file.getvalue().splitlines() == [
+        "quality: every gate …",
+        "quality: 33% after 30 s, layer 3",
+        "quality: 67% after 60 s, layer 6",
+        "quality: 100% after 90 s, layer 9",
+        "quality: every gate: 90.0 s",
+    ]
+
+
 def test_a_terminal_sees_what_runs_and_how_much_is_done():
     shown = told(Console(file=io.StringIO(), width=120, force_terminal=True))
     assert "session 1 of 3" in shown
