@@ -29,9 +29,15 @@ from attnbench.protocol.order_effect import ARMS
 from attnbench.protocol.presets import Protocol, preset
 from attnbench.protocol.result import Promise
 
-# Exact arms of nearly equal speed: one becomes A, the fastest of another method becomes X.
+# Exact arms of nearly equal speed: the fastest becomes A, of other kernels the nearest becomes X.
 CONTENDERS = {
-    "cuda": ("flash_decode", "sdpa", "sdpa,backend=flash", "sdpa,backend=cudnn"),
+    "cuda": (
+        "flash_decode",
+        "flash_decode,kernel=split",
+        "sdpa",
+        "sdpa,backend=flash",
+        "sdpa,backend=cudnn",
+    ),
     "cpu": ("sdpa", "sdpa_packed"),
 }
 # One method measured first and second; nothing is chosen, so no pilot is needed.
@@ -157,12 +163,12 @@ def _shown(request: CalibrationRequest) -> tuple[PlannedArm, ...]:
 def calibration_arms(pilot: PilotResult) -> CalibrationArms:
     """A and what is like it, what is slower by a known time, and X: all with the same extra kernel.
 
-    A is the fastest exact arm of the pilot and stays it; X is the fastest of another method. Raises
-    `UsageError` where only one method runs.
+    A is the fastest exact arm of the pilot and stays it; X is the fastest with another kernel.
+    Raises `UsageError` where only one kernel runs.
     """
     full = full_layers(pilot)
     fastest = fastest_exact(pilot, 0)
-    other = fastest_of_another_method(pilot, fastest)
+    other = fastest_of_another_kernel(pilot, fastest)
     injected = injected_by(pilot)
 
     def waiting(label: str, inner: str, role: Role, wait_us: float = 0.0) -> Arm:
@@ -188,14 +194,22 @@ def calibration_arms(pilot: PilotResult) -> CalibrationArms:
     )
 
 
-def fastest_of_another_method(pilot: PilotResult, than: str) -> str:
-    """The exact arm with the lowest median that is not another form of the method `than`."""
-    names = {label: parse(arm.method).name for label, arm in pilot.arms.items()}
+def fastest_of_another_kernel(pilot: PilotResult, than: str) -> str:
+    """The exact arm with the lowest median of another method than `than`, or of the other kernel
+    that this method has."""
     timed = {visit.arm for visit in pilot.session.cells[0].samples.visits}
-    others = [label for label in sorted(timed) if names[label] != names[than]]
+    own = _kernel(pilot, than)
+    others = [label for label in sorted(timed) if _kernel(pilot, label) != own]
     if not others:
         raise UsageError(
-            f"only {names[than]} runs here, so there is no A/B pair",
+            f"only {own[0]} runs here, so there is no A/B pair",
             hint="a context, dtype or device in which two exact methods run",
         )
     return min(others, key=lambda label: median_step_us(pilot, label))
+
+
+def _kernel(pilot: PilotResult, label: str) -> tuple[str, bool]:
+    """The method, and whether its fastest launch is of the ring kernel."""
+    arm = pilot.arms[label]
+    launch = arm.fastest or {}
+    return parse(arm.method).name, bool(launch.get("ring"))

@@ -9,22 +9,33 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from attnbench.errors import Unsupported, UsageError
 from attnbench.methods.base import CacheView, Family, KernelConfig, LayerShape, Method, MethodLayer
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.reference import exact_attention
 
 MOST_CONFIGURATIONS = 12
+KERNELS = ("", "ring", "split")
 
 
 @dataclass(frozen=True)
 class FlashDecode(Method):
     """Exact attention that reads every cached row once, splits it over the whole GPU, and appends
-    the new row in the same launch."""
+    the new row in the same launch. `kernel` ring or split takes that one alone."""
+
+    kernel: str = ""
 
     name: ClassVar[str] = "flash_decode"
     family: ClassVar[Family] = Family.EXACT
     source: ClassVar[str] = "https://crfm.stanford.edu/2023/10/12/flashdecoding.html"
     implementations: ClassVar[tuple[str, ...]] = ("triton",)
+
+    def __post_init__(self) -> None:
+        if self.kernel not in KERNELS:
+            raise UsageError(
+                f"flash_decode: there is no kernel={self.kernel}",
+                hint="kernel=ring, kernel=split, or nothing: either",
+            )
 
     @property
     def dynamic_length(self) -> bool:
@@ -36,10 +47,16 @@ class FlashDecode(Method):
         return exact_attention(q, k, v, shape.scale)
 
     def check(self, shape: LayerShape) -> None:
-        """A CUDA GPU (or Triton's interpreter), and a head dimension that is a power of two."""
-        from attnbench.methods.split_kv import require_triton
+        """A CUDA GPU (or Triton's interpreter), and a head dimension that is a power of two; for
+        the ring alone what it runs on."""
+        from attnbench.methods.split_kv import has_ring, require_triton
 
         require_triton(self.name, shape)
+        if self.kernel == "ring" and not has_ring(shape):
+            raise Unsupported(
+                f"{self.label}: the ring kernel does not run this layer here",
+                hint="it needs compute capability 9.0, 16 bits and head dimension 64 or 128",
+            )
 
     def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
         """Which of the two kernels, its tiles, splits, warps and stages."""
@@ -50,8 +67,9 @@ class FlashDecode(Method):
         )
 
         row_bytes = 2 * shape.head_dim * shape.dtype.itemsize
-        rings = ring_configurations(shape, row_bytes) if has_ring(shape) else ()
-        others = split_configurations(shape, row_bytes)
+        has_rings = self.kernel != "split" and has_ring(shape)
+        rings = ring_configurations(shape, row_bytes) if has_rings else ()
+        others = split_configurations(shape, row_bytes) if self.kernel != "ring" else ()
         return (*rings, *others[: MOST_CONFIGURATIONS - len(rings)])
 
     def layer(self, shape: LayerShape) -> MethodLayer:

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attnbench.methods import registry
+from attnbench.errors import Unsupported
+from attnbench.methods import registry, split_kv
 from attnbench.methods.base import KernelConfig, LayerShape
 from attnbench.methods.split_kv import (
     ASSUMED_SMS,
@@ -88,3 +89,19 @@ def test_a_scan_is_offered_no_tile_that_does_not_fit_in_shared_memory():
     }
     assert tiles[2] == tiles[1] == {256, 512, 1024}
     assert tiles[4] == {256, 512}
+
+
+def test_one_kernel_of_flash_decode_is_offered_alone(monkeypatch):
+    monkeypatch.setattr(split_kv, "has_ring", lambda shape: True)
+    shape = HERO
+
+    def rings(kernel: str) -> set[bool]:
+        offered = registry.parse(f"flash_decode{kernel}").configurations(shape)
+        return {bool(config.ring) for config in offered}
+
+    assert rings("") == {True, False}
+    assert rings(",kernel=ring") == {True}
+    assert rings(",kernel=split") == {False}
+    monkeypatch.setattr(split_kv, "has_ring", lambda shape: False)
+    with pytest.raises(Unsupported, match="does not run this layer here"):
+        registry.parse("flash_decode,kernel=ring").check(replace(shape, dtype=torch.float16))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -13,7 +14,12 @@ from attnbench.ledger import Kind, Ledger, Reason, retract, verify
 from attnbench.ledger.sides import latest_two
 from attnbench.measure.calibrating import KERNEL_CACHE, Calibrator
 from attnbench.measure.calibration_past import past_of
-from attnbench.measure.calibration_plan import PERCENTS, CalibrationRequest, plan_calibration
+from attnbench.measure.calibration_plan import (
+    PERCENTS,
+    CalibrationRequest,
+    fastest_of_another_kernel,
+    plan_calibration,
+)
 from attnbench.measure.tasks import SessionTask
 from attnbench.methods.registry import parse
 from attnbench.protocol.cell import Role
@@ -85,6 +91,31 @@ def test_a_is_the_fastest_exact_arm_and_stays_it_and_x_is_another_method(bench):
     bench.run(sent)
     inner = {arm.label: parse(arm.method).inner for arm in sent.tasks[2].bench.arms}
     assert (inner["A"], inner["X"]) == ("sdpa_packed", "sdpa")
+
+
+def pilot_of(**arms):
+    """A pilot that timed these specs at so many microseconds, with a ring of so many tiles."""
+    arms = {spec.replace("__", ",kernel="): found for spec, found in arms.items()}
+    visits = [SimpleNamespace(arm=spec, steps_us=(us,)) for spec, (us, _) in arms.items()]
+    cell = SimpleNamespace(samples=SimpleNamespace(visits=visits))
+    return SimpleNamespace(
+        arms={
+            spec: SimpleNamespace(method=spec, fastest=None if ring is None else {"ring": ring})
+            for spec, (_, ring) in arms.items()
+        },
+        session=SimpleNamespace(cells=(cell,)),
+    )
+
+
+def test_the_other_kernel_of_the_same_method_is_nearer_than_another_method():
+    found = pilot_of(flash_decode=(90.0, 4), flash_decode__split=(93.0, 0), sdpa=(98.0, None))
+    assert fastest_of_another_kernel(found, "flash_decode") == "flash_decode,kernel=split"
+    assert fastest_of_another_kernel(found, "flash_decode,kernel=split") == "flash_decode"
+
+
+def test_where_there_is_one_kernel_of_a_method_another_method_is_x():
+    found = pilot_of(flash_decode=(90.0, 0), flash_decode__split=(90.0, 0), sdpa=(98.0, None))
+    assert fastest_of_another_kernel(found, "flash_decode") == "sdpa"
 
 
 def test_a_machine_where_only_one_method_runs_has_no_pair_to_compare(bench):

@@ -74,6 +74,7 @@ def test_a_label_parses_to_the_method_that_it_names(spec):
         ("", "'' names no method"),
         (",window=3", "',window=3' names no method"),
         ("flash_decod", "did you mean flash_decode?"),
+        ("flash_decode,kernel=rings", "there is no kernel=rings"),
         ("sdpa,backnd=math", "did you mean backend?"),
         ("sdpa,backend=maths", "did you mean math?"),
         ("sink_window,window=many", "is not a whole number"),
