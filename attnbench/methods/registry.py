@@ -27,7 +27,11 @@ from attnbench.methods.base import Family, Method
 
 GROUP = "attnbench.methods"
 # Source of these packages belongs to the method that imports it.
-IMPLEMENTATION_PACKAGES = ("attnbench.kernels.", "attnbench.methods.")
+IMPLEMENTATION_PACKAGES = (
+    "attnbench.kernels.",
+    "attnbench.methods.",
+    "attnbench.protocol.recomputed.",
+)
 
 
 def parse(spec: str) -> Method:

@@ -1,6 +1,8 @@
 """The sequence S20(n) = sum over k of C(n,k)^4 C(n+k,k), of which CY-Sieve's bias is the logarithm.
 
-Source: xaviercallens/Mirror-Map-Sieve, src/picard_fuchs/minimal_operator.json (the recurrence).
+Its sibling S15 has the power 3 in place of 4. Source: xaviercallens/Mirror-Map-Sieve,
+src/picard_fuchs/minimal_operator.json (the recurrence of S20); that of S15 is this project's own,
+the only one of order 4 and degree 8 that its first 51 terms satisfy.
 """
 
 from __future__ import annotations
@@ -42,12 +44,37 @@ RECURRENCE: tuple[tuple[int, ...], ...] = (
     ),
 )  # fmt: skip
 ORDER = len(RECURRENCE) - 1
+RECURRENCE_OF_S15: tuple[tuple[int, ...], ...] = (
+    (
+        16197568, 79397552, 164219952, 186916060, 128043764, 54137748, 13828668, 1956240, 117648,
+    ),
+    (
+        -3877589056, -15134122800, -25489417240, -24186882348, -14138806222, -5213058102,
+        -1183886292, -151422552, -8353008,
+    ),
+    (
+        -3116435176, -11099435178, -17029441376, -14715627332, -7841655446, -2641270728,
+        -549637656, -64657152, -3294144,
+    ),
+    (
+        -735380568, -2485250406, -3608934608, -2943503056, -1475953964, -466276074, -90705516,
+        -9942624, -470592,
+    ),
+    (
+        68411328, 224197136, 314044644, 245731995, 117560213, 35238921, 6468819, 665532, 29412,
+    ),
+)  # fmt: skip
+
+
+def recurrence_of(power: int) -> tuple[tuple[int, ...], ...]:
+    """That of S20 (power 4) or S15 (power 3)."""
+    return RECURRENCE if power == 4 else RECURRENCE_OF_S15
 
 
 @cache
-def direct(n: int) -> int:
-    """S20(n) by its definition."""
-    return sum(math.comb(n, k) ** 4 * math.comb(n + k, k) for k in range(n + 1))
+def direct(n: int, power: int = 4) -> int:
+    """S20(n), or S15(n) with the power 3, by its definition."""
+    return sum(math.comb(n, k) ** power * math.comb(n + k, k) for k in range(n + 1))
 
 
 def polynomial(coefficients: tuple[int, ...], n: int) -> int:
@@ -58,43 +85,50 @@ def polynomial(coefficients: tuple[int, ...], n: int) -> int:
     return total
 
 
-def by_recurrence(count: int) -> list[int]:
-    """S20(0) … S20(count - 1) in whole numbers; a step that leaves a rest is rounded down."""
-    values = [direct(n) for n in range(ORDER)]
+def by_recurrence(count: int, power: int = 4) -> list[int]:
+    """S(0) … S(count - 1) in whole numbers; a step that leaves a rest is rounded down."""
+    recurrence = recurrence_of(power)
+    values = [direct(n, power) for n in range(ORDER)]
     for n in range(count - ORDER):
-        known = sum(polynomial(RECURRENCE[j], n) * values[n + j] for j in range(ORDER))
-        values.append(-known // polynomial(RECURRENCE[ORDER], n))
+        known = sum(polynomial(recurrence[j], n) * values[n + j] for j in range(ORDER))
+        values.append(-known // polynomial(recurrence[ORDER], n))
     return values[:count]
 
 
-def log_growth_by_polynomial() -> float:
+def log_growth_by_polynomial(power: int = 4) -> float:
     """The logarithm of the largest root of the recurrence's leading coefficients."""
-    roots = np.roots([coefficients[-1] for coefficients in reversed(RECURRENCE)])
+    roots = np.roots([coefficients[-1] for coefficients in reversed(recurrence_of(power))])
     return math.log(max(abs(root) for root in roots))
 
 
-def log_growth_by_saddle() -> float:
-    """The largest exponent of a term C(n,k)^4 C(n+k,k) as n grows: at k = x n, by bisection."""
+def saddle(power: int = 4) -> float:
+    """Where a term C(n,k)^power C(n+k,k) is greatest as n grows, k = x n: by bisection."""
     low, high = 1e-9, 1 - 1e-9
     for _ in range(200):
         middle = (low + high) / 2
-        slope = 4 * math.log((1 - middle) / middle) + math.log((1 + middle) / middle)
+        slope = power * math.log((1 - middle) / middle) + math.log((1 + middle) / middle)
         low, high = (middle, high) if slope > 0 else (low, middle)
-    x = (low + high) / 2
+    return (low + high) / 2
+
+
+def log_growth_by_saddle(power: int = 4) -> float:
+    """The largest exponent of a term C(n,k)^power C(n+k,k) as n grows."""
+    x = saddle(power)
     entropy = -x * math.log(x) - (1 - x) * math.log(1 - x)
-    return 4 * entropy + (1 + x) * math.log(1 + x) - x * math.log(x)
+    return power * entropy + (1 + x) * math.log(1 + x) - x * math.log(x)
 
 
-def modulo(count: int, modulus: int) -> npt.NDArray[np.int64]:
-    """S20(0) … S20(count - 1) modulo a number, by Pascal's rows; [count]."""
+def modulo(count: int, modulus: int, power: int = 4) -> npt.NDArray[np.int64]:
+    """S(0) … S(count - 1) modulo a number, by Pascal's rows; [count]."""
     pascal = np.zeros((2 * count, count), dtype=np.int64)
     pascal[:, 0] = 1 % modulus
     for n in range(1, 2 * count):
         pascal[n, 1:] = (pascal[n - 1, 1:] + pascal[n - 1, :-1]) % modulus
-    fourth = pascal[:count] ** 2 % modulus
-    fourth = fourth**2 % modulus
+    raised = np.ones_like(pascal[:count])
+    for _ in range(power):
+        raised = raised * pascal[:count] % modulus
     found = np.zeros(count, dtype=np.int64)
     for n in range(count):
         k = np.arange(n + 1)
-        found[n] = np.sum(fourth[n, : n + 1] * pascal[n + k, k] % modulus) % modulus
+        found[n] = np.sum(raised[n, : n + 1] * pascal[n + k, k] % modulus) % modulus
     return found
