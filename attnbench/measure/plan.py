@@ -11,6 +11,7 @@ import torch
 
 from attnbench.errors import DoesNotFit, Unsupported, UsageError
 from attnbench.kernels.product_launch import ChosenProduct
+from attnbench.measure.aliases import refuse_aliases
 from attnbench.measure.device import DeviceFacts, device_facts, has_gpu
 from attnbench.measure.known import (
     chosen_products,
@@ -313,6 +314,7 @@ def _arms(
         )
         _refuse_as_baseline(arm)
         _refuse_namesake(arms.setdefault(runs.label, arm), arm)
+    refuse_aliases([parse(arm.spec) for arm in arms.values() if arm.asked_for], context)
     return tuple(arms.values()), tuple(skipped)
 
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from attnbench.errors import Unsupported
 from attnbench.protocol.family import Family as Family  # a method file needs this module alone
+
+if TYPE_CHECKING:
+    from attnbench.methods.scheme import Scheme, SchemeConfig
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,12 @@ class Method(ABC):
         del tokens
         return None
 
+    def rows_by_position(self, tokens: int) -> frozenset[int] | None:
+        """Which of so many tokens it attends to, where their positions alone decide that; two
+        methods that answer alike are one selection under two names."""
+        del tokens
+        return None
+
     @abstractmethod
     def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
         """The definition in float64: [B,H,1,D], [B,Hkv,N,D] twice -> [B,H,1,D]."""
@@ -189,6 +198,18 @@ class Method(ABC):
         from attnbench.methods.reference import ReferenceLayer
 
         return ReferenceLayer(self, shape)
+
+    def scheme(self, config: SchemeConfig) -> Scheme:
+        """What a model is trained from scratch with; REPLACEMENT alone has one.
+
+        Such a method is judged by that training and in no other way: in a model that was trained
+        with another function it gets no quality verdict.
+        """
+        del config
+        raise Unsupported(
+            f"{self.name} is {self.family}: no model is trained with it",
+            hint="judge it in a trained model: `attnbench quality " + self.name + "`",
+        )
 
     def check_machine(self, device: torch.device) -> None:
         """Raise `Unsupported` where no shape would help: another kind of device, or a package that

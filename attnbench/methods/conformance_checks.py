@@ -21,6 +21,7 @@ from attnbench.methods.conformance import (
     worst_error,
 )
 from attnbench.methods.conformance_graph import check_capture, check_growth
+from attnbench.methods.conformance_scheme import SCHEME_CHECKS
 from attnbench.methods.conformance_share import check_share
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.trial import Case, Trial, prefilled, storages
@@ -55,6 +56,8 @@ def planned(
         "CUDA graph": check_capture,
         "growth in a CUDA graph": check_growth,
     }
+    if method.family is Family.REPLACEMENT:
+        single |= SCHEME_CHECKS
     for name, check in single.items():
         yield name, partial(check, method, dtype, device)
 

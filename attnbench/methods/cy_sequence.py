@@ -116,9 +116,18 @@ class Sequence:
         leading = recurrence_of(self.power)[ORDER]
         return [n + ORDER for n in range(count - ORDER) if polynomial(leading, n) % modulus == 0]
 
-    def kept_by_sieve(self, count: int, modulus: int = SIEVE_MODULUS) -> tuple[int, ...]:
-        """Distances 0 < d < count with S(d) ≡ 0; S(0) = 1, so 0 is never one of them."""
-        return tuple(int(d) for d in np.flatnonzero(self.modulo(count, modulus) == 0))
+    def kept_by_sieve(self, count: int, modulus: int = SIEVE_MODULUS) -> npt.NDArray[np.bool_]:
+        """Which distances 0 … count - 1 have S(d) ≡ 0; S(0) = 1, so 0 is never one; [count].
+
+        S(n) is congruent to the product of S of n's digits in base p, for a prime p: a congruence
+        of Lucas' kind, which these sums satisfy as C(n,k) does.
+        """
+        digits_that_vanish = self.modulo(min(count, modulus), modulus) == 0
+        kept, rest = np.zeros(count, dtype=np.bool_), np.arange(count)
+        while rest.any():
+            kept |= digits_that_vanish[rest % modulus]
+            rest //= modulus
+        return kept
 
 
 S20 = Sequence("s20")

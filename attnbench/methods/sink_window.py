@@ -55,6 +55,11 @@ class SinkWindow(Method):
         """A window over all tokens."""
         return replace(self, window=tokens)
 
+    def rows_by_position(self, tokens: int) -> frozenset[int]:
+        """The sinks and the window."""
+        window = range(max(0, tokens - self.window), tokens)
+        return frozenset(range(min(self.sinks, tokens))) | frozenset(window)
+
     def reference(self, q: Tensor, k: Tensor, v: Tensor, shape: LayerShape) -> Tensor:
         """Exact attention over the kept tokens."""
         token = torch.arange(k.shape[2], device=k.device)

@@ -254,6 +254,21 @@ def test_a_method_that_replaces_what_was_trained_is_refused():
         plan_decode(request(methods=("tests.measure.odd_methods:Replacing",)))
 
 
+def test_two_names_of_one_selection_are_refused_before_anything_is_timed():
+    strided, recent = "evict,policy=holo_strided,budget=64", "evict,policy=recent,budget=64"
+    with pytest.raises(UsageError, match="one selection under two names"):
+        plan_decode(request(methods=(recent, strided)))
+    others = (strided, "evict,budget=64", "sink_window,sinks=0,window=64", "evict,policy=recent")
+    labels = [arm.label for arm in plan_decode(request(methods=others)).arms]
+    assert {"evict,policy=holo_strided,budget=64", "evict,budget=64"} <= set(labels)
+
+
+@pytest.mark.parametrize("spec", ["cy_bias", "alibi,learn=true", "decay_gate", "rope"])
+def test_a_scheme_is_refused_by_decode_for_it_has_no_verdict_in_a_trained_model(spec):
+    with pytest.raises(UsageError, match="trained with"):
+        plan_decode(request(methods=(spec,)))
+
+
 @pytest.mark.parametrize("spec", ["flash_decode", "int8_kv,impl=triton"])
 def test_a_kernel_asked_for_by_name_that_cannot_run_here_is_a_typed_error(spec):
     with pytest.raises(Unsupported, match="needs a CUDA GPU"):

@@ -125,5 +125,12 @@ def test_where_the_leading_polynomial_vanishes_the_term_is_taken_from_the_defini
 
 
 def test_the_sieve_keeps_the_distances_that_were_recomputed():
-    assert S20.kept_by_sieve(512) == (125, 226, 376, 477)
-    assert S20.kept_by_sieve(3) == ()
+    assert list(np.flatnonzero(S20.kept_by_sieve(512))) == [125, 226, 376, 477]
+    assert not S20.kept_by_sieve(3).any()
+
+
+@pytest.mark.parametrize("sequence", TERMS, ids=lambda sequence: sequence.name)
+@pytest.mark.parametrize("modulus", [251, 7])
+def test_the_sieve_by_digits_agrees_with_pascals_rows_beyond_the_prime(sequence, modulus):
+    expected = s20.modulo(700, modulus, sequence.power) == 0
+    np.testing.assert_array_equal(sequence.kept_by_sieve(700, modulus), expected)

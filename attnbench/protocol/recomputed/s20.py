@@ -2,7 +2,7 @@
 
 Its sibling S15 has the power 3 in place of 4. Source: xaviercallens/Mirror-Map-Sieve,
 src/picard_fuchs/minimal_operator.json (the recurrence of S20); that of S15 is this project's own,
-the only one of order 4 and degree 8 that its first 51 terms satisfy.
+the only one of order 4 and degree 8 that its first 55 terms satisfy.
 """
 
 from __future__ import annotations
