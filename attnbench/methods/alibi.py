@@ -20,6 +20,7 @@ class Alibi(DistanceMethod):
     """
 
     learn: bool = False
+    impl: str = ""
 
     name: ClassVar[str] = "alibi"
     source: ClassVar[str] = "arXiv:2108.12409"

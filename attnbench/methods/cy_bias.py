@@ -16,6 +16,7 @@ from attnbench.methods.cy_sequence import (
     LogSeries,
     Name,
     Sequence,
+    Tail,
     effective_context,
     tau_ladder,
 )
@@ -52,6 +53,7 @@ class CyBias(DistanceMethod):
     `curvature` of ln d: `theory` (β = 2 of S20, 1.5 of S15), `zero`, `free` (learned, from what
     theory says), or the mode's `own`. `least_weight` of `fixed` cuts a head off where its weight
     e^b falls below it.
+    `tail=exact` is ln S without the asymptotic, which the kernel has from the recurrence of S20.
     `sieve`: of the distances above 0 only those whose term this prime divides (the source's: 251).
     """
 
@@ -62,8 +64,10 @@ class CyBias(DistanceMethod):
     shift: int = 512
     exact_window: int = EXACT_WINDOW
     constant: Constant = "continuity"
+    tail: Tail = "asymptotic"
     least_weight: float = 0.0
     sieve: int = 0
+    impl: str = ""
 
     name: ClassVar[str] = "cy_bias"
     source: ClassVar[str] = "xaviercallens/Mirror-Map-Sieve @476e92e"
@@ -120,9 +124,11 @@ class CyBias(DistanceMethod):
 
     @classmethod
     def variants(cls, device_type: str) -> tuple[Self, ...]:
-        """Each mode, both sequences, a flat τ, a cut and the sieve."""
-        del device_type
+        """Each mode, both sequences, a flat τ, a cut and the sieve; on a GPU the recurrence too,
+        which an interpreter goes through for minutes."""
+        recurred = (cls(tau="20", tail="exact"),) if device_type == "cuda" else ()
         return (
+            *recurred,
             cls(),
             cls(tau="20"),
             cls(sequence="s15", tau="128", constant="true"),
@@ -142,7 +148,7 @@ class CyBias(DistanceMethod):
     @property
     def series(self) -> LogSeries:
         """ln S(d)."""
-        return LogSeries(Sequence(self.sequence), self.exact_window, self.constant)
+        return LogSeries(Sequence(self.sequence), self.exact_window, self.constant, self.tail)
 
     def taus(self, heads: int) -> tuple[float, ...]:
         """τ of each head."""

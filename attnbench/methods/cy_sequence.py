@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,7 @@ from attnbench.protocol.recomputed.s20 import (
 
 Name = Literal["s20", "s15"]
 Constant = Literal["continuity", "true"]
+Tail = Literal["asymptotic", "exact"]
 POWERS: dict[Name, int] = {"s20": 4, "s15": 3}
 EXACT_WINDOW = 13  # the last distance whose S20 fits in 63 bits
 FIXED_POINT_SHIFT = 62
@@ -75,7 +76,7 @@ class Sequence:
 
     def logarithms(self, last: int) -> tuple[float, ...]:
         """ln S(0) … ln S(last)."""
-        return tuple(math.log(term) for term in self.terms(last + 1))
+        return _logarithms(self, last)
 
     def joining_constant(self, exact_window: int = EXACT_WINDOW) -> float:
         """The ln C with which the tail takes the exact value at the end of the exact window."""
@@ -130,17 +131,24 @@ class Sequence:
         return kept
 
 
+@cache
+def _logarithms(sequence: Sequence, last: int) -> tuple[float, ...]:
+    return tuple(math.log(term) for term in sequence.terms(last + 1))
+
+
 S20 = Sequence("s20")
 S15 = Sequence("s15")
 
 
 @dataclass(frozen=True)
 class LogSeries:
-    """ln S(d) as CY-Sieve computes it: exact up to a distance, d ln λ - β ln d + ln C beyond."""
+    """ln S(d) as CY-Sieve computes it: exact up to a distance, d ln λ - β ln d + ln C beyond; or,
+    with an exact `tail`, from whole numbers all the way."""
 
     sequence: Sequence = S20
     exact_window: int = EXACT_WINDOW
     constant: Constant = "continuity"
+    tail: Tail = "asymptotic"
 
     @cached_property
     def exact(self) -> tuple[float, ...]:
@@ -158,6 +166,8 @@ class LogSeries:
         """Its value at one distance."""
         if distance <= self.exact_window:
             return self.exact[distance]
+        if self.tail == "exact":
+            return self.sequence.logarithms(distance)[distance]
         curved = self.sequence.exponent * math.log(distance)
         return distance * self.sequence.log_growth - curved + self.log_constant
 

@@ -40,6 +40,9 @@ class DistanceRule:
         rest = (distance - self.shift).clamp(min=0).double()
         if self.series is None:
             return rest if self.kind == "line" else torch.zeros_like(rest)
+        if self.series.tail == "exact":
+            known = self.series.sequence.logarithms(int(rest.max()) if rest.numel() else 0)
+            return rest.new_tensor(known)[rest.long()]
         exact = rest.new_tensor(self.series.exact)
         last = self.series.exact_window
         curve = self.series.sequence.exponent * rest.clamp(min=1).log()

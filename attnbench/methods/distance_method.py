@@ -5,14 +5,22 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from attnbench.methods.base import Family, LayerShape, Method, MethodLayer
+from attnbench.errors import Unsupported
+from attnbench.methods.base import (
+    CacheView,
+    Family,
+    KernelConfig,
+    LayerShape,
+    Method,
+    MethodLayer,
+)
 from attnbench.methods.distance_bias import (
     UNBOUNDED,
     Coefficients,
@@ -29,6 +37,37 @@ class DistanceMethod(Method):
     """Softmax attention with a bias by distance. A subclass says which rule and which numbers."""
 
     family: ClassVar[Family] = Family.REPLACEMENT
+    implementations: ClassVar[tuple[str, ...]] = ("triton", "torch")
+
+    @property
+    def in_triton(self) -> bool:
+        """Whether its kernels are meant."""
+        return bool(getattr(self, self.choice) == "triton")
+
+    @property
+    def dynamic_length(self) -> bool:
+        """The kernel reads the length from the device."""
+        return self.in_triton
+
+    def check(self, shape: LayerShape) -> None:
+        """What the kernels need, where they are meant."""
+        if self.in_triton:
+            from attnbench.methods.distance_launch import form_of
+            from attnbench.methods.split_kv import require_triton
+
+            require_triton(self.label, shape)
+            form_of(self.rule(), self.reaches(shape.heads))
+
+    def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
+        """Those of the split-KV kernel for as many rows as are within reach."""
+        if not self.in_triton:
+            return ()
+        from attnbench.methods.split_kv import split_configurations
+
+        rows = min(shape.capacity, max(self.reaches(shape.heads)))
+        return split_configurations(
+            replace(shape, capacity=rows), 2 * shape.head_dim * shape.dtype.itemsize
+        )
 
     @abstractmethod
     def rule(self) -> DistanceRule:
@@ -65,11 +104,15 @@ class DistanceMethod(Method):
 
     def decoder(self, shape: LayerShape, bias: HeadBias) -> MethodLayer:
         """Decodes with a bias that may have been trained."""
+        method = self.resolved(shape.device)
+        if method.in_triton:
+            config = shape.kernel or method.configurations(shape)[0]
+            return DistanceTritonLayer(shape, bias, config)
         return DistanceTorchLayer(shape, bias)
 
     def scheme(self, config: SchemeConfig) -> DistanceScheme:
         """The same bias, learned or not, in every layer."""
-        return DistanceScheme(self, config)
+        return DistanceScheme(self.resolved(config.device), config)
 
 
 class DistanceLayer(ExactCacheLayer):
@@ -132,16 +175,89 @@ class DistanceTorchLayer(DistanceLayer):
         yield self.gain
 
 
+class DistanceTritonLayer(DistanceLayer):
+    """The split-KV kernel that makes the bias in registers."""
+
+    def __init__(self, shape: LayerShape, bias: HeadBias, config: KernelConfig) -> None:
+        from attnbench.methods.distance_launch import form_of, numbers_of, table_of
+
+        super().__init__(shape, bias)
+        self.config = config
+        self.form = form_of(bias.rule, bias.reach)
+        self.numbers = numbers_of(bias)
+        self.table = table_of(bias.rule, shape.device)
+
+    def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
+        """Keep the view and allocate workspaces."""
+        from attnbench.methods.split_kv import workspace
+
+        super().prefill(cache, q)
+        self.workspace = workspace(self.shape, self.config)
+
+    def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append and attend in one launch."""
+        from attnbench.kernels.distance_decode import distance_decode
+
+        return distance_decode(
+            q,
+            k,
+            v,
+            self.cache.k,
+            self.cache.v,
+            self.cache.length.tensor,
+            self.form,
+            self.numbers,
+            self.table,
+            self.workspace,
+            scale=self.shape.scale,
+            block_n=self.config.block_n,
+            num_warps=self.config.num_warps,
+            num_stages=self.config.num_stages,
+        )
+
+    def tensors(self) -> Iterator[Tensor]:
+        """The exact cache, the heads' numbers, the table and the workspaces."""
+        yield from super().tensors()
+        yield from self.numbers.tensors()
+        yield self.table
+        yield from self.workspace.tensors()
+
+
 class DistanceAttention(nn.Module):
     """Causal attention of one layer over a full sequence, with the bias and its gradients."""
 
     def __init__(self, method: DistanceMethod, config: SchemeConfig) -> None:
         super().__init__()
+        self.in_triton = method.in_triton
         self.rule = method.rule()
         self.reach = method.reaches(config.heads)
         self.scale = config.scale
         self.numbers = method.coefficients(config.heads, torch.float32)
         self._masks: dict[int, Tensor] = {}
+        if self.in_triton:
+            self._for_kernels(method, config)
+
+    def _for_kernels(self, method: DistanceMethod, config: SchemeConfig) -> None:
+        """What the operation takes beside the heads' numbers."""
+        from attnbench.methods.distance_launch import (
+            attend,
+            fields_of,
+            form_of,
+            reach_of,
+            table_of,
+        )
+
+        self.attend = attend
+        form = form_of(self.rule, self.reach)
+        if self.rule.series is not None and self.rule.series.tail == "exact":
+            raise Unsupported(
+                f"{method.label}: the recurrence runs in the kernel that decodes alone",
+                hint="train with impl=torch",
+            )
+        self.form = fields_of(form)
+        reach, table = reach_of(self.reach, config.device), table_of(self.rule, config.device)
+        self.register_buffer("reaches", reach, persistent=False)
+        self.register_buffer("table", table, persistent=False)
 
     def bias(self) -> HeadBias:
         """The bias as it is now."""
@@ -153,6 +269,9 @@ class DistanceAttention(nn.Module):
             return scaled_dot_product_attention(
                 q, k, v, is_causal=True, scale=self.scale, enable_gqa=q.shape[1] != k.shape[1]
             )
+        if self.in_triton:
+            reach, table = self.get_buffer("reaches"), self.get_buffer("table")
+            return self.attend(q, k, v, self.numbers(), reach, table, self.form, self.scale)
         if self.numbers.learned:
             return learned_attention(q, k, v, self.bias(), self.scale)
         return scaled_dot_product_attention(

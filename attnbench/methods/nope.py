@@ -13,6 +13,8 @@ from attnbench.methods.distance_method import DistanceMethod
 class NoPositions(DistanceMethod):
     """Exact attention without anything that tells positions apart."""
 
+    impl: str = ""
+
     name: ClassVar[str] = "nope"
     source: ClassVar[str] = "arXiv:2305.19466"
 

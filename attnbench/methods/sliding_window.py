@@ -20,6 +20,7 @@ class SlidingWindow(DistanceMethod):
     """
 
     window: int = 128
+    impl: str = ""
 
     name: ClassVar[str] = "sliding_window"
     source: ClassVar[str] = "arXiv:2004.05150"

@@ -28,6 +28,8 @@ from triton.runtime.jit import JITFunction
 import attnbench.kernels
 from attnbench.kernels import (
     append,
+    distance_backward,
+    distance_forward,
     fold,
     products,
     read_bandwidth,
@@ -40,6 +42,7 @@ from attnbench.kernels.product_launch import ProductLaunch, ProductShape
 from attnbench.measure import sums
 from attnbench.methods import registry
 from attnbench.methods.base import CacheLength, CacheView, KernelConfig, LayerShape
+from attnbench.methods.distance_launch import form_of, numbers_of, table_of
 from attnbench.methods.split_kv import ring_configurations
 
 CAPABILITIES = (80, 89, 90)
@@ -88,9 +91,13 @@ CASES = (
     ("coded_topk,rows=int8,dense=0,impl=triton", torch.bfloat16, 64, False),
     ("coded_topk,rows=int8,dense=0,impl=triton", torch.float16, 128, False),
     ("waiting,impl=triton,wait_us=5,inner=flash_decode", torch.bfloat16, 64, False),
+    ("cy_bias,tau=20,least_weight=0.01,impl=triton", torch.float16, 128, False),
+    ("cy_bias,mode=comet,tail=exact,impl=triton", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6,scorer=cache,sharing=group", torch.float16, 128, False),
 )
+# Full sequences with a bias, forward and backward: (method, dtype, head dimension).
+BIASED = (("cy_bias,mode=holo", torch.bfloat16, 64),)
 # (dtype, width) of the scores that a row is chosen by: as many as are held at once, and more.
 SELECTED = ((torch.float32, 32768), (torch.bfloat16, 65536))
 
@@ -170,6 +177,11 @@ def recorded() -> Iterator[tuple[str, KernelConfig | None, bool, Launch]]:
             decode_once(method.layer(replace(shape, kernel=config)), shape)
             for launch in launches:
                 yield f"{spec} {dtype} D={head_dim}", config, config == configs[0], launch
+    for spec, dtype, head_dim in BIASED:
+        launches.clear()
+        biased_once(spec, shape_of(dtype, head_dim))
+        for launch in launches:
+            yield f"full {spec} {dtype} D={head_dim}", None, True, launch
     launches.clear()
     fold.fold(
         torch.zeros(64, 16, dtype=torch.int64),
@@ -273,6 +285,20 @@ def decode_once(layer, shape: LayerShape) -> None:
     layer.prefill(CacheView(rows, rows.clone(), CacheLength(shape.device, 1024)))
     q = torch.zeros((shape.batch, shape.heads, 1, shape.head_dim), dtype=shape.dtype)
     layer.decode(q, rows[:, :, :1], rows[:, :, :1])
+
+
+def biased_once(spec: str, shape: LayerShape) -> None:
+    """Forward and backward of one sequence of a length that is no multiple of a tile."""
+    method = registry.parse(f"{spec},impl=triton")
+    bias = method.untrained(shape.heads, shape.device)
+    form, numbers = form_of(bias.rule, bias.reach), numbers_of(bias)
+    table = table_of(bias.rule, shape.device)
+    q = torch.zeros((1, shape.heads, 1000, shape.head_dim), dtype=shape.dtype)
+    k = torch.zeros((1, shape.kv_heads, 1000, shape.head_dim), dtype=shape.dtype)
+    out, lse = distance_forward.distance_forward(q, k, k, form, numbers, table, shape.scale)
+    distance_backward.distance_backward(
+        out, q, k, k, out, lse, form, numbers, table, shape.scale, learns=True
+    )
 
 
 def source_of(launch: Launch) -> tuple[ASTSource, dict[str, object]]:

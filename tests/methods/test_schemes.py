@@ -27,11 +27,8 @@ NAMES = ("alibi", "cy_bias", "decay_gate", "learned_absolute", "nope", "rope", "
 ALL = [m for name in NAMES for m in registry.method_class(name).variants("cpu")]
 FURTHER = [
     CyBias(mode="nested", curvature="theory"),
-    CyBias(mode="nested", curvature="zero"),
     CyBias(mode="holo", curvature="free", sequence="s15"),
-    CyBias(mode="linlog"),
     CyBias(mode="content_balance"),
-    CyBias(sieve=251),
 ]
 
 
