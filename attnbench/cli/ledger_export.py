@@ -78,8 +78,10 @@ def schema_of_records() -> dict[str, Any]:
     from attnbench.measure.session_record import SESSION_BODIES
     from attnbench.protocol.calibration_result import CalibrationResult
     from attnbench.protocol.result import ArmResult
+    from attnbench.protocol.training import ArmTraining
 
-    return json_schema({Kind.RESULT: (ArmResult, CalibrationResult), Kind.SESSION: SESSION_BODIES})
+    results = (ArmResult, CalibrationResult, ArmTraining)
+    return json_schema({Kind.RESULT: results, Kind.SESSION: SESSION_BODIES})
 
 
 @dataclass(frozen=True)

@@ -215,6 +215,8 @@ def _what(record: Record) -> str:
         return f"memory: {body['footprint']}"
     if "appraisal" in body and record.kind is Kind.RESULT:
         return f"quality of {body.get('arm', '')}"
+    if "training" in body and record.kind is Kind.RESULT:
+        return f"training with {body.get('arm', '')}"
     if record.kind is Kind.RESULT:
         return arm_text(str(body.get("arm", "")), str(body.get("method", "")))
     if record.kind is Kind.SESSION:

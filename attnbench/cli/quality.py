@@ -9,10 +9,13 @@ import typer
 
 from attnbench.cli.common import console, require_appendable
 from attnbench.cli.options import DEFAULT, AsJson, LedgerPath
+from attnbench.cli.quality_train import refuse_gates, require_training, train_from_scratch
 
 if TYPE_CHECKING:
     from attnbench.ledger import Ledger
     from attnbench.measure.appraising import Appraisal, QualityRequest
+
+EMBEDDED = "embedded"
 
 
 def quality(
@@ -26,7 +29,7 @@ def quality(
     ] = None,
     model: Annotated[
         str, typer.Option(help="A hub id, a folder, a .gguf file, or embedded: trained weights.")
-    ] = "embedded",
+    ] = EMBEDDED,
     ctx: Annotated[
         int | None,
         typer.Option(help="Tokens of each prompt.", show_default="1024, or what the model has"),
@@ -84,6 +87,53 @@ def quality(
     ] = "",
     threads: Annotated[int, typer.Option(help="Threads on a CPU.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of text offsets, facts and random draws.")] = 0,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Train models from scratch with methods that replace the trained function, and "
+            "baselines beside them. Bare: cy_bias.",
+        ),
+    ] = False,
+    preset: Annotated[
+        str, typer.Option(help="With --train: smoke, l4 (CY-Sieve's own) or long.")
+    ] = "",
+    seeds: Annotated[
+        int | None, typer.Option(help="With --train: models of each arm.", show_default="2")
+    ] = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METHOD",
+            help="With --train: what candidates are compared with. Repeat for more; bare: "
+            "learned_absolute, alibi, sliding_window and rope.",
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="With --train: held-out text; bare: the last bytes of --text."
+        ),
+    ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --train: where to keep what a run has so far.",
+            show_default="the project's cache",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --train: go on with the run that was stopped.")
+    ] = False,
+    compiled: Annotated[
+        bool | None,
+        typer.Option(
+            "--compile/--no-compile",
+            help="With --train: compile the model.",
+            show_default="on CUDA",
+        ),
+    ] = None,
     ledger: LedgerPath = DEFAULT,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show arms, text and minutes; run nothing.")
@@ -97,6 +147,13 @@ def quality(
     worst gate, and a gate that was not run caps it at MARGINAL. Beside each
     method stand null models at its own budget, and exact attention computed in
     another way: the floor that no method can be better than.
+
+    A method that replaces the trained function (positions, linear attention)
+    is judged with --train alone: one small model an arm and seed, the same
+    bytes in the same order, perplexity at the training context and beyond. The
+    best candidate against the best baseline: to 1 % above passes, more than 5 %
+    above is killed. Several processes (torchrun --no-python attnbench quality
+    --train ...) share every batch.
 
     Exit codes: 0 passed or marginal, 1 an error, 2 wrong usage, 10 a gate killed
     a method, 11 a method could not be judged, 13 the ledger is broken, 130
@@ -113,12 +170,54 @@ def quality(
     attnbench quality --selection --ctx 1024
 
     attnbench quality int8_kv --model model.gguf --ctx 8192 --text wiki.txt --full
+
+    attnbench quality cy_bias cy_bias,mode=nested --train --preset smoke --text wiki.txt
     """
+    from attnbench.quality.sources import text_file
+
+    training = {
+        "preset": preset,
+        "seeds": seeds is not None,
+        "baseline": baseline,
+        "held_out": held_out,
+        "checkpoints": checkpoints,
+        "resume": resume,
+        "compile": compiled is not None,
+    }
+    if train:
+        refuse_gates(
+            model=model != EMBEDDED,
+            ctx=ctx is not None,
+            full=full,
+            why_random=why_random,
+            selection=selection,
+            band=band,
+            maps=maps,
+        )
+        from attnbench.measure.scratch_plan import TrainRequest
+
+        asked = TrainRequest(
+            methods=tuple(methods or ()),
+            baselines=tuple(baseline or ()),
+            preset=preset or "smoke",
+            seeds=2 if seeds is None else seeds,
+            seed=seed,
+            text=text_file(text),
+            held_out=held_out,
+            device=device,
+            dtype=dtype,
+            compiled=compiled,
+            checkpoints=checkpoints,
+            resume=resume,
+            threads=threads,
+        )
+        train_from_scratch(asked, ledger, plan=plan, as_json=as_json)
+        return
+    require_training(**training)
     from attnbench.ledger import Ledger
     from attnbench.measure.appraising import QualityRequest
     from attnbench.protocol.appraisal import appraisal_exit
     from attnbench.quality.levels import Level
-    from attnbench.quality.sources import text_file
     from attnbench.report.head_maps import require_drawable
 
     if maps is not None:

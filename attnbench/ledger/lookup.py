@@ -94,8 +94,9 @@ def results_of(records: Iterable[Record], run: str) -> tuple[Record, ...]:
 
 def is_of_an_arm(record: Record) -> bool:
     """Whether this is a result that says something of one arm in one cell; a calibration is a
-    result about the instrument, one of memory or of quality alone about a part of what counts."""
-    others = {"calibration", "footprint", "appraisal"}
+    result about the instrument, one of memory, of quality alone or of training about a part of what
+    counts."""
+    others = {"calibration", "footprint", "appraisal", "training"}
     return record.kind is Kind.RESULT and not others & record.body.keys()
 
 

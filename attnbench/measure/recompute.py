@@ -48,6 +48,7 @@ from attnbench.protocol.cell import SessionSamples
 from attnbench.protocol.order_effect import BLOCKS, SEQUENTIAL, bias
 from attnbench.protocol.presets import Protocol
 from attnbench.protocol.registration import registrations
+from attnbench.protocol.training import retrained
 from attnbench.protocol.verdict import Verdict
 
 ROUNDING = 1e-9  # relative
@@ -230,6 +231,8 @@ def _rebuilt_or_why(
     try:
         if len(cited) < len(results[0].cites) or not closed:
             raise Unreadable("records that it cites are not in this ledger")
+        if "training" in results[0].body:
+            return {_key(r.body): _trained(ledger, r, run) for r in results}, ""
         if "calibration" in results[0].body:
             return {_key(r.body): _calibration(ledger, r, run) for r in results}, ""
         if "appraisal" in results[0].body:
@@ -288,6 +291,11 @@ def _appraisal(ledger: Ledger, record: Record, run: RecordedRun) -> Mapping[str,
         it for it in (sent_by(ledger, each) for each in run.closed) if isinstance(it, QualityResult)
     )
     return rejudged(record.body, found)
+
+
+def _trained(ledger: Ledger, record: Record, run: RecordedRun) -> Mapping[str, Any]:
+    """What the curves and losses of all models of a run say of one arm."""
+    return retrained(record.body, ledger.get_blob(str(run.closed[-1].body["samples"])))
 
 
 def _samples(session: SessionResult) -> SessionSamples:

@@ -158,6 +158,10 @@ class DecayAttention(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [B,H,L,D], k and v [B,Hkv,L,D] -> [B,H,L,D], in float32 inside."""
+        with torch.autocast(q.device.type, enabled=False):
+            return self._attend(q, k, v)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         heads, length = q.shape[1:3]
         keys, values = (x.float().repeat_interleave(heads // k.shape[1], dim=1) for x in (k, v))
         position = torch.arange(length, device=q.device)

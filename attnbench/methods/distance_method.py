@@ -273,7 +273,10 @@ class DistanceAttention(nn.Module):
             reach, table = self.get_buffer("reaches"), self.get_buffer("table")
             return self.attend(q, k, v, self.numbers(), reach, table, self.form, self.scale)
         if self.numbers.learned:
-            return learned_attention(q, k, v, self.bias(), self.scale)
+            with torch.autocast(
+                q.device.type, enabled=False
+            ):  # or its products would be in 16 bits
+                return learned_attention(q, k, v, self.bias(), self.scale)
         return scaled_dot_product_attention(
             q,
             k,

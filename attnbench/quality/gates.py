@@ -104,7 +104,8 @@ def refuse_replacement(label: str, family: str) -> None:
         raise UsageError(
             f"{label} replaces the function that a model is trained with, so putting it into a "
             "trained model proves nothing about its quality",
-            hint="judge it by training from scratch against baselines",
+            hint="judge it by training from scratch against baselines: attnbench quality "
+            f"{label} --train",
         )
 
 

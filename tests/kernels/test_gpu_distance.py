@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,9 @@ from attnbench.methods.conformance_scheme import Rows
 from attnbench.methods.distance_method import learned_attention
 from attnbench.methods.scheme import SchemeConfig
 from attnbench.methods.trial import Step
+from attnbench.quality.scratch_recipe import preset
+from attnbench.quality.scratch_text import ScratchText
+from attnbench.quality.scratch_training import Place, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -124,3 +128,21 @@ def test_a_compiled_layer_gives_what_the_eager_one_gives():
     again = gradients(rows, rows.q, lambda r: compiled(*r.all()), scheme.attend(0))
     for one, other in zip(eager, again, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("spec", ["alibi,learn=true", "cy_bias,mode=nested", "sliding_window"])
+def test_models_train_in_triton_as_in_pytorch_and_compiled_as_eagerly(spec):
+    drawn = np.random.default_rng(0).choice(["the cat ", "sat on ", "a mat. "], size=4000)
+    data = np.frombuffer("".join(drawn).encode(), dtype=np.uint8)
+    text = ScratchText("words", data[:20_000], data[20_000:])
+    recipe = replace(preset("smoke"), width=128, heads=2, kv_heads=1, steps=20, watch_every=10)
+
+    def losses(impl: str, dtype: torch.dtype, compiled: bool) -> list[float]:
+        place = Place(CUDA, dtype, compiled=compiled)
+        method = registry.parse(f"{spec},impl={impl}")
+        return [p.held_out for p in train(recipe, method, 0, text, place, lambda *_: None).curve]
+
+    right = losses("torch", torch.float32, False)
+    assert losses("triton", torch.float32, False) == pytest.approx(right, rel=1e-3)
+    assert losses("triton", torch.float32, True) == pytest.approx(right, rel=1e-3)
+    assert losses("triton", torch.bfloat16, True) == pytest.approx(right, rel=3e-2)

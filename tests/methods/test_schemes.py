@@ -13,7 +13,7 @@ from attnbench.methods import registry
 from attnbench.methods.alibi import Alibi
 from attnbench.methods.base import Family, LayerShape
 from attnbench.methods.conformance import Outcome, conform
-from attnbench.methods.conformance_scheme import SCHEME_CHECKS, config_of
+from attnbench.methods.conformance_scheme import SCHEME_CHECKS, Rows, config_of
 from attnbench.methods.cy_bias import CyBias
 from attnbench.methods.cy_sequence import S15, S20, bias, geometric_slopes, tau_ladder
 from attnbench.methods.decay_gate import DecayGate
@@ -258,6 +258,16 @@ def test_a_gated_step_that_is_repeated_at_one_length_gives_the_same_again():
         outputs = [layer.decode(step.q, step.k, step.v) for _ in range(3)]
         assert torch.equal(outputs[0], outputs[2])
         cache.length.advance()
+
+
+@pytest.mark.parametrize("spec", ["decay_gate", "cy_bias,mode=nested"])
+def test_what_is_computed_in_float32_stays_so_where_a_model_is_trained_in_16_bits(spec):
+    config = config_of(CPU)
+    rows = Rows.drawn(config, 20, torch.float32)
+    attend = registry.parse(spec).scheme(config).attend(0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        cast = attend(*rows.all())
+    assert torch.equal(cast, attend(*rows.all()).detach())
 
 
 def test_what_was_learned_is_told_by_layer_and_head():

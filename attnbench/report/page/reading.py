@@ -128,7 +128,8 @@ class Reading:
 
     @cached_property
     def _read(self) -> tuple[tuple[Record, _Result | str], ...]:
-        results = (r for r in self.of_kind(Kind.RESULT) if "footprint" not in r.body)
+        elsewhere = {"footprint", "training"}
+        results = (r for r in self.of_kind(Kind.RESULT) if not elsewhere & r.body.keys())
         return tuple((record, _read(record)) for record in results)
 
     def find(self, prefix: object) -> Record | None:

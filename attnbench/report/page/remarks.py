@@ -50,6 +50,8 @@ def in_few_words(record: Record | None) -> str:
 
 def _of_result(body: Mapping[str, object]) -> str:
     what = str(body.get("method") or f"calibration {body.get('calibration', '')}")
+    if "training" in body:
+        return f"training with {what}"
     return f"quality of {what}" if "appraisal" in body else what
 
 
