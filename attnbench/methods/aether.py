@@ -19,7 +19,7 @@ from torch import Tensor
 from attnbench.errors import Unsupported, UsageError
 from attnbench.methods.aether_bounds import BOUNDS, VARIANTS, Variant, VariantName
 from attnbench.methods.aether_governors import GOVERNED, GovernorName, PresetName
-from attnbench.methods.base import Family, LayerShape, Method, MethodLayer
+from attnbench.methods.base import Family, KernelConfig, LayerShape, Method, MethodLayer
 from attnbench.methods.selection import require_groups
 
 BACKEND_LEAST_TOKENS = 128  # of `trt_backend`, which attends to all of a shorter context
@@ -41,7 +41,8 @@ class Aether(Method):
     is; it begins at `start`, or 0 for the source's own. `levels` above 1 scores blocks of `fan`
     blocks first, and only the members of those that reach the threshold.
 
-    Keeps the whole cache, so it saves reads, not memory.
+    Keeps the whole cache, so it saves reads, not memory. The kernels know neither guarantee nor
+    governor nor levels: with one of those `impl` is torch on every device.
     """
 
     variant: VariantName = "raw"
@@ -57,10 +58,12 @@ class Aether(Method):
     start: float = 0.0
     levels: int = 1
     fan: int = 4
+    impl: str = ""
 
     name: ClassVar[str] = "aether"
     family: ClassVar[Family] = Family.APPROXIMATE
     source: ClassVar[str] = "google-deepmind/penzai #133, xformers #1370, TensorRT-LLM #10305"
+    implementations: ClassVar[tuple[str, ...]] = ("triton", "torch")
 
     def __post_init__(self) -> None:
         for wrong, hint in (
@@ -71,6 +74,7 @@ class Aether(Method):
             (self._wrong_guarantee(), f"0 < guarantee < 1 with variant {', '.join(BOUNDS)}"),
             (self._wrong_governor(), "governor=g1, g2 or g3 by itself; preset is of g3"),
             (self._wrong_levels(), f"levels with an absolute threshold and {', '.join(BOUNDS)}"),
+            (self.impl == "triton" and self._beyond_kernels(), "impl=torch"),
         ):
             if wrong:
                 what = wrong if isinstance(wrong, str) else "no such blocks of blocks"
@@ -107,6 +111,25 @@ class Aether(Method):
         if self.levels == 1 or (self.kind == "absolute" and self.formula.is_bound):
             return ""
         return f"levels={self.levels} leaves out members unseen, which needs bounds and a threshold"
+
+    def _beyond_kernels(self) -> str:
+        asked = {
+            f"guarantee={self.guarantee}": self.guarantee != 0,
+            f"governor={self.governor}": self.governor != "none",
+            f"levels={self.levels}": self.levels > 1,
+        }
+        unknown = ", ".join(name for name, given in asked.items() if given)
+        return unknown and f"there is no kernel for {unknown}"
+
+    @property
+    def dynamic_length(self) -> bool:
+        """The kernels read the length from the device; PyTorch takes it from a shape."""
+        return self.impl == "triton"
+
+    @property
+    def available(self) -> tuple[str, ...]:
+        """PyTorch alone for what the kernels do not know."""
+        return ("torch",) if self._beyond_kernels() else self.implementations
 
     @property
     def _has_threshold(self) -> bool:
@@ -172,10 +195,28 @@ class Aether(Method):
         require_groups(self.label, shape)
         if not shape.scale > 0:
             raise Unsupported(f"{self.label}: a scale of {shape.scale} turns bounds round")
+        if self.impl == "triton":
+            from attnbench.methods.block_kernels import require_block_kernels
+
+            require_block_kernels(self.label, shape, self.block)
+
+    def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
+        """Rows of a tile of the attention, splits, warps and stages."""
+        if self.impl != "triton":
+            return ()
+        from attnbench.methods.block_kernels import kept_configurations
+
+        return kept_configurations(shape)
 
     def layer(self, shape: LayerShape) -> MethodLayer:
-        """A layer in PyTorch, which reads all of the cache."""
-        from attnbench.methods.aether_layers import AetherTorchLayer
+        """A layer of the chosen implementation; that in PyTorch reads all of the cache."""
+        method = self.resolved(shape.device)
+        if method.impl == "torch":
+            from attnbench.methods.aether_layers import AetherTorchLayer
 
-        self.check(shape)
-        return AetherTorchLayer(self, shape)
+            method.check(shape)
+            return AetherTorchLayer(method, shape)
+        from attnbench.methods.aether_kernels import AetherTritonLayer
+
+        config = shape.kernel or method.configurations(shape)[0]
+        return AetherTritonLayer(method, shape, config)

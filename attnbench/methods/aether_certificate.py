@@ -52,7 +52,7 @@ def fewest(bounds: Tensor, tokens: Tensor, order: Tensor, logits: Tensor, most: 
     ceilings = (bounds + tokens.double().log()).gather(-1, order)
     outside = ceilings.flip(-1).logcumsumexp(dim=-1).flip(-1)
     outside = pad(outside[..., 1:], (0, 1), value=-torch.inf)
-    return (torch.sigmoid(outside - held) > most).sum(dim=-1, keepdim=True) + 1
+    return (~(torch.sigmoid(outside - held) <= most)).sum(dim=-1, keepdim=True) + 1
 
 
 def longest_values(values: Tensor, block: int) -> Tensor:

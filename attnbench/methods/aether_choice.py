@@ -1,6 +1,7 @@
 """Which blocks a step keeps, for all query heads of a KV head at once and without asking the host.
 
-Scores are float64 [B,G,n] of n blocks; so is what follows from them.
+Scores are float64 [B,G,n] of n blocks; so is what follows from them. A block whose score is no
+number is kept: nothing shows that it may be left out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from attnbench.methods.aether import BACKEND_LEAST_TOKENS, Aether
 from attnbench.methods.aether_certificate import block_logits, fewest
+from attnbench.methods.selection import share_of
 
 
 def pinned_blocks(method: Aether, count: int, device: torch.device) -> Tensor:
@@ -28,7 +30,7 @@ def falling(scores: Tensor, pinned: Tensor) -> Tensor:
     return scores.masked_fill(pinned, torch.inf).argsort(dim=-1, descending=True, stable=True)
 
 
-def leading(order: Tensor, count: Tensor) -> Tensor:
+def leading(order: Tensor, count: Tensor | int) -> Tensor:
     """The first `count` [..,1] of an order of blocks, as a mask."""
     place = torch.arange(order.shape[-1], device=order.device).expand(order.shape)
     return torch.zeros_like(order).scatter(-1, order, place) < count
@@ -37,7 +39,15 @@ def leading(order: Tensor, count: Tensor) -> Tensor:
 def promised(ceilings: Tensor, order: Tensor, mass: float) -> Tensor:
     """How many blocks of an order hold this part of the softmax by their scores: [..,1]."""
     parts = torch.softmax(ceilings, dim=-1).gather(-1, order)
-    return ((parts.cumsum(dim=-1) - parts) < mass).sum(dim=-1, keepdim=True)
+    return (~((parts.cumsum(dim=-1) - parts) >= mass)).sum(dim=-1, keepdim=True)
+
+
+def near_share(value: Tensor | float, count: int) -> Tensor | int:
+    """The whole number of blocks nearest to a share of so many, at least one; a number is the
+    decimal that was written."""
+    if isinstance(value, Tensor):
+        return torch.round(value * count).clamp_min(1)
+    return max(1, round(share_of(value, count)))
 
 
 def chosen(
@@ -59,12 +69,13 @@ def chosen(
     if method.variant == "trt_backend" and logits.shape[-1] < BACKEND_LEAST_TOKENS:
         return torch.ones_like(candidates)
     if method.kind == "absolute":
-        return (candidates & (scores >= value)) | pinned
+        return (candidates & ~(scores < value)) | pinned
     if method.kind == "relative":
-        return (scores >= value * scores.amax(dim=-1, keepdim=True)) | pinned
+        return ~(scores < value * scores.amax(dim=-1, keepdim=True)) | pinned
     order = falling(scores, pinned)
+    first: Tensor | int
     if method.kind == "share":
-        first = torch.as_tensor(value * count, dtype=torch.float64).round().clamp_min(1)
+        first = near_share(value, count)
     elif method.kind == "mass":
         ceilings = method.formula.logits(scores, scale) + tokens.double().log()
         first = promised(ceilings, order, method.value)

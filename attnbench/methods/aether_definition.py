@@ -19,6 +19,7 @@ from attnbench.methods.base import CacheView, LayerShape
 from attnbench.methods.block_store import merged
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.reference import exact_attention
+from attnbench.methods.selection import share_of
 
 Logs = npt.NDArray[np.float64]
 
@@ -99,7 +100,7 @@ class Head:
     def order(self) -> list[int]:
         """Blocks by falling score after those that are always kept; of equals the first."""
         every = range(self.count)
-        return sorted(every, key=lambda at: (at not in self.pinned, -self.scores[at], at))
+        return sorted(every, key=lambda at: (at not in self.pinned, falling(self.scores[at]), at))
 
     @cached_property
     def ceilings(self) -> Logs:
@@ -130,14 +131,19 @@ class Head:
         return chosen | self.pinned or {self.count - 1}
 
     def _near_the_greatest(self) -> set[int]:
+        if any(map(math.isnan, self.scores)):
+            return set(range(self.count))
         least = self.value * max(self.scores)
         return {at for at, score in enumerate(self.scores) if score >= least}
 
     def _leading(self) -> set[int]:
-        return set(self.order[: max(1, round(self.value * self.count))])
+        governed = self.method.governor != "none"
+        share = self.value * self.count if governed else share_of(self.value, self.count)
+        return set(self.order[: max(1, round(share))])
 
     def _promised(self) -> set[int]:
-        held = np.logaddexp.accumulate(self.ceilings)
+        with np.errstate(invalid="ignore"):  # a score that is no number keeps all
+            held = np.logaddexp.accumulate(self.ceilings)
         return self._until(held >= held[-1] + math.log(self.value))
 
     def _certified(self) -> set[int]:
@@ -159,12 +165,17 @@ class Head:
         for level in range(len(sizes) - 1, -1, -1):
             self.computed += len(candidates)
             scores = self.scored(sizes[level][0])
-            reached = [at for at in candidates if scores[at] >= self.value]
+            reached = [at for at in candidates if not scores[at] < self.value]
             if level:
                 below, fan = len(sizes[level - 1][1]), self.method.fan
                 members = (range(at * fan, min((at + 1) * fan, below)) for at in reached)
                 candidates = [at for each in members for at in each]
         return set(reached)
+
+
+def falling(score: float) -> float:
+    """What sorts scores from the highest on; what is no number comes before all."""
+    return -math.inf if math.isnan(score) else -score
 
 
 def joined(blocks: Summary, tokens: list[int], fan: int) -> tuple[Summary, list[int]]:

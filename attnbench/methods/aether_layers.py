@@ -16,20 +16,19 @@ from attnbench.methods.aether import Aether
 from attnbench.methods.aether_certificate import Certificate, longest_values, skipped_mass
 from attnbench.methods.aether_choice import chosen, spread
 from attnbench.methods.aether_governors import STATE, Seen, moved, start
+from attnbench.methods.aether_state import AetherLayer, LastStep
 from attnbench.methods.base import CacheView, LayerShape
-from attnbench.methods.block_store import BlockStore, blocks_in, tokens_in
-from attnbench.methods.exact_cache import ExactCacheLayer
+from attnbench.methods.block_store import blocks_in, rows_kept, tokens_in
 from attnbench.methods.selection import grouped
 
 
-class AetherTorchLayer(ExactCacheLayer):
+class AetherTorchLayer(AetherLayer):
     """Keeps the exact cache, the summaries, and what its last step did.
 
     The governor's state is kept by length, which makes a trajectory of it, and lets a step be
     repeated.
     """
 
-    store: BlockStore
     longest: Tensor  # float32 [B,Hkv,C], of each block's values; of no use but to certificates
     mask: Tensor  # bool [B,Hkv,G,C], blocks kept in the last step
     rescued: Tensor  # bool [B,Hkv,G], heads that would have kept nothing
@@ -38,16 +37,13 @@ class AetherTorchLayer(ExactCacheLayer):
     state: Tensor  # float64 [capacity + 1,B,4], by the length of the cache
 
     def __init__(self, method: Aether, shape: LayerShape) -> None:
-        super().__init__(shape)
-        self.method = method
+        super().__init__(method, shape)
         self.tokens = 0  # that the last step could see
 
     def prefill(self, cache: CacheView, q: Tensor | None = None) -> None:
         """Summarise the prompt."""
         super().prefill(cache, q)
         method, shape, device = self.method, self.shape, cache.k.device
-        self.store = BlockStore(shape, method.formula, method.block, method.levels, method.fan)
-        self.store.fill(cache.k[:, :, : self.prefilled])
         heads = (shape.batch, shape.kv_heads, shape.group)
         blocks = blocks_in(shape.capacity, method.block)
         self.mask = torch.zeros((*heads, blocks), dtype=torch.bool, device=device)
@@ -97,7 +93,7 @@ class AetherTorchLayer(ExactCacheLayer):
                 members = spread(let, self.method.fan)
                 candidates = members[..., : scores.shape[-1]]
             self.computed += candidates.sum(dim=-1)
-            let = candidates & (scores >= self._value(4))
+            let = candidates & ~(scores < self._value(4))
         return scores, candidates
 
     def _value(self, dims: int) -> Tensor | float:
@@ -145,7 +141,10 @@ class AetherTorchLayer(ExactCacheLayer):
         kept = self.mask.flatten(1, 2).double()
         count = blocks_in(self.tokens, self.method.block)
         seen = Seen(
-            tokens=self._rows_kept().double().flatten(1).mean(dim=-1),
+            tokens=rows_kept(self.mask, self.tokens, self.method.block)
+            .double()
+            .flatten(1)
+            .mean(dim=-1),
             kept_share=kept.sum(dim=-1).mean(dim=-1) / count,
         )
         at = self.tokens - 1
@@ -153,15 +152,9 @@ class AetherTorchLayer(ExactCacheLayer):
             self.method.governor, self.method.preset, self.state[at], seen, at - self.prefilled
         )
 
-    def _rows_kept(self) -> Tensor:
-        """Tokens that each query head attended to in the last step: int64 [B,Hkv,G]."""
-        return (self.mask * self._block_tokens()).sum(dim=-1)
-
-    def _block_tokens(self) -> Tensor:
-        """Of every block there is room for, in the last step: int64 [C]."""
-        every = slice(0, self.mask.shape[-1])
-        held = tokens_in(every, self.tokens, self.method.block, self.mask.device)
-        return held.clamp_min(0)
+    def last(self) -> LastStep:
+        """What the last step did."""
+        return LastStep(self.tokens, self.mask, self.rescued, self.computed)
 
     def certificate(self) -> Certificate:
         """Of the last step, by true bounds."""
@@ -173,7 +166,6 @@ class AetherTorchLayer(ExactCacheLayer):
     def reset(self) -> None:
         """Summaries of the prompt, and the governor's beginning; what the last step did stays."""
         super().reset()
-        self.store.reset(self.cache.k[:, :, : self.prefilled])
         whole = self.prefilled // self.method.block
         self.longest[:, :, whole:].zero_()
         tail = longest_values(
@@ -185,43 +177,11 @@ class AetherTorchLayer(ExactCacheLayer):
     def tensors(self) -> Iterator[Tensor]:
         """The exact cache, summaries, the governor's state and the last step's record."""
         yield from super().tensors()
-        yield from self.store.tensors()
         yield from (self.longest, self.mask, self.rescued, self.computed, self.skipped, self.state)
 
-    def bytes_read(self) -> int:
-        """Of the last step: the summaries that one head of each group needed at least, and keys and
-        values of the blocks that a group's heads kept together. Before the first, the least that a
-        step may read: the summaries of its largest blocks."""
-        summary = self.store.row_bytes()
-        pairs = self.shape.batch * self.shape.kv_heads
-        if not self.tokens:
-            return blocks_in(self.visible, self.store.spans[-1]) * pairs * summary
-        computed = int(self.computed.amax(dim=2).sum())
-        loaded = int((self.mask.any(dim=2) * self._block_tokens()).sum())
-        return computed * summary + loaded * self.shape.row_bytes // pairs
-
     def witness(self) -> Mapping[str, float]:
-        """Of the last step: tokens and blocks that a query head attended to on average, blocks read
-        by a group, scores that were needed, heads that would have kept nothing, the worst head's
-        certificate where the scores are bounds, and the governor's ε. `dense_steps` is 1 where all
-        heads kept all blocks."""
-        count = blocks_in(self.tokens, self.method.block)
-        rows = float(self._rows_kept().double().mean())
-        kept = float(self.mask.sum(dim=-1).double().mean())
-        found = {
-            "kept_share": rows / max(self.tokens, 1),
-            "attended_tokens": rows,
-            "blocks": float(count),
-            "blocks_kept": kept,
-            "blocks_read": float(self.mask.any(dim=2).sum(dim=-1).double().mean()),
-            "bounds_computed": float(self.computed.double().mean()),
-            "rescued": float(self.rescued.double().mean()),
-            "dense_steps": float(self.tokens > 0 and kept == count),
-        }
-        if self.method.formula.is_bound:
-            mass, error = self.certificate()
-            found["skipped_mass_bound"] = float(mass.max())
-            found["output_error_bound"] = float(error.max())
+        """The same, and the governor's ε."""
+        found = dict(super().witness())
         if self.method.governor != "none" and self.tokens:
             found["epsilon"] = float(self.state[self.tokens - 1, :, 0].mean())
         return found

@@ -220,6 +220,11 @@ class Method(ABC):
         """Raise `Unsupported` where this method cannot run."""
         self.check_machine(shape.device)
 
+    @property
+    def available(self) -> tuple[str, ...]:
+        """Those of `implementations` that there are for these parameters, in the same order."""
+        return self.implementations
+
     def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
         """Launch parameters worth trying, the default first; empty: there is nothing to choose."""
         del shape
@@ -229,11 +234,11 @@ class Method(ABC):
         """The same method with its implementation fixed for `device`, unless it already is."""
         if getattr(self, self.choice, None) != "":
             return self
-        impl = self.implementations[0] if device.type == "cuda" else self.elsewhere
-        if impl not in self.implementations:
+        impl = self.available[0] if device.type == "cuda" else self.elsewhere
+        if impl not in self.available:
             raise Unsupported(
                 f"{self.name} has no implementation for {device.type}",
-                hint=f"it runs as {', '.join(self.implementations)} on a CUDA GPU",
+                hint=f"it runs as {', '.join(self.available)} on a CUDA GPU",
             )
         fixed: dict[str, str] = {self.choice: impl}
         return replace(self, **fixed)

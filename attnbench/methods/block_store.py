@@ -28,6 +28,12 @@ def tokens_in(blocks: slice, tokens: int, block: int, device: torch.device) -> T
     return (tokens - place * block).clamp(max=block)
 
 
+def rows_kept(mask: Tensor, tokens: int, block: int) -> Tensor:
+    """How many of so many tokens lie in the blocks of a mask [..,C]: int64 [..]."""
+    every = slice(0, mask.shape[-1])
+    return (mask * tokens_in(every, tokens, block, mask.device).clamp_min(0)).sum(dim=-1)
+
+
 def merged(members: Summary, held: Tensor) -> Summary:
     """The ball around balls [..,m] that hold so many tokens each, [m]."""
     centres = members.centre.double()

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 
 from attnbench.errors import UsageError
-from attnbench.methods.base import CacheView, Family, LayerShape, Method, MethodLayer
+from attnbench.methods.base import (
+    CacheView,
+    Family,
+    KernelConfig,
+    LayerShape,
+    Method,
+    MethodLayer,
+)
 from attnbench.methods.block_store import blocks_in
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.oracle_topk import highest
@@ -32,15 +39,18 @@ class Quest(Method):
     The last page, which is still being filled, is one of them; of equal bounds the earlier page is
     taken. The paper gives a number of tokens instead, whatever the length; as there, the first
     `dense_layers` layers attend to everything. Keeps the whole cache: saves reads, not memory.
+    By kernels a dense layer is the project's exact one.
     """
 
     share: float = 0.15
     page: int = 16
     dense_layers: int = 2
+    impl: str = ""
 
     name: ClassVar[str] = "quest"
     family: ClassVar[Family] = Family.APPROXIMATE
     source: ClassVar[str] = "arXiv:2406.10774"
+    implementations: ClassVar[tuple[str, ...]] = ("triton", "torch")
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -56,6 +66,11 @@ class Quest(Method):
         """The default, and one that leaves tokens out of a short cache."""
         del device_type
         return (cls(), cls(share=0.3, page=5))
+
+    @property
+    def dynamic_length(self) -> bool:
+        """The kernels read the length from the device; PyTorch takes it from a shape."""
+        return self.impl == "triton"
 
     def full_budget(self, tokens: int) -> Self:
         """Every page."""
@@ -95,14 +110,34 @@ class Quest(Method):
         return [row for span in spans for row in span]
 
     def check(self, shape: LayerShape) -> None:
-        """Whole groups."""
+        """Whole groups, and what the kernels need."""
         super().check(shape)
         require_groups(self.label, shape)
+        if self.impl == "triton":
+            from attnbench.methods.block_kernels import require_block_kernels
+
+            require_block_kernels(self.label, shape, self.page)
+
+    def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
+        """Rows of a tile of the attention, splits, warps and stages."""
+        if self.impl != "triton":
+            return ()
+        from attnbench.methods.block_kernels import kept_configurations
+
+        return kept_configurations(shape)
 
     def layer(self, shape: LayerShape) -> MethodLayer:
-        """A layer that gathers the pages of each query head."""
-        self.check(shape)
-        return QuestLayer(self, shape)
+        """A layer of the chosen implementation; that in PyTorch gathers the pages of each head."""
+        method = self.resolved(shape.device)
+        if method.impl == "torch":
+            method.check(shape)
+            return QuestLayer(method, shape)
+        from attnbench.methods.flash_decode import FlashDecode
+        from attnbench.methods.quest_kernels import QuestTritonLayer
+
+        if shape.layer < self.dense_layers:
+            return FlashDecode().layer(replace(shape, kernel=None))
+        return QuestTritonLayer(method, shape, shape.kernel or method.configurations(shape)[0])
 
 
 def page_bounds(queries: Tensor, least: Tensor, greatest: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ def implementations_of(method: Method) -> list[Method]:
     """A method whose implementation is open, in each of them; else the method alone."""
     if getattr(method, method.choice, None) != "":
         return [method]
-    changes: list[dict[str, str]] = [{method.choice: impl} for impl in method.implementations]
+    changes: list[dict[str, str]] = [{method.choice: impl} for impl in method.available]
     return [replace(method, **change) for change in changes]
 
 

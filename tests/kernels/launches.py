@@ -93,6 +93,11 @@ CASES = (
     ("waiting,impl=triton,wait_us=5,inner=flash_decode", torch.bfloat16, 64, False),
     ("cy_bias,tau=20,least_weight=0.01,impl=triton", torch.float16, 128, False),
     ("cy_bias,mode=comet,tail=exact,impl=triton", torch.bfloat16, 64, False),
+    ("aether,variant=scaled,threshold=share,value=0.15,impl=triton", torch.bfloat16, 64, True),
+    ("aether,variant=trt,threshold=mass,value=0.9,sinks=1,impl=triton", torch.float16, 128, False),
+    ("aether,variant=rust,heads=own,impl=triton", torch.float32, 128, False),
+    ("aether,variant=cone,threshold=relative,block=16,impl=triton", torch.bfloat16, 64, False),
+    ("quest,dense_layers=0,impl=triton", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6", torch.bfloat16, 64, False),
     ("dcr_topk,generation=m6,scorer=cache,sharing=group", torch.float16, 128, False),
 )

@@ -43,6 +43,7 @@ DECODERS = {
     "fp8_decode_kernel",
     "coded_decode_kernel",
     "distance_decode_kernel",
+    "kept_decode_kernel",
 }
 RINGS = {"ring_decode_kernel", "ring_product_kernel"}
 
