@@ -12,8 +12,7 @@ import triton
 import triton.language as tl
 
 SIGN = tl.constexpr(-(2**31))
-PACKED_BITS = tl.constexpr(20)  # of one count in a sum of three: up to so many blocks
-ONE_COUNT = tl.constexpr((1 << 20) - 1)
+FEW = tl.constexpr(512)  # blocks, of which three counts fit in 32 bits, ten each; else in 64
 
 
 @triton.jit
@@ -46,16 +45,18 @@ def _highest(score, among, want):
     limit, digits = _common(order, among)
     reached = tl.where(want > 0, tl.sum(among.to(tl.int32), 0), 0)
     unlike = tl.max((reached != want).to(tl.int32), 0)
+    BITS: tl.constexpr = 10 if score.shape[1] <= FEW else 20
+    KIND: tl.constexpr = tl.int32 if score.shape[1] <= FEW else tl.int64
     while (digits > 0) & (unlike > 0):
         digits -= 1
         one = tl.full([], 1, tl.uint32) << (2 * digits)
-        found = (order >= (limit + one)[:, None]).to(tl.int64)
-        found += (order >= (limit + 2 * one)[:, None]).to(tl.int64) << PACKED_BITS
-        found += (order >= (limit + 3 * one)[:, None]).to(tl.int64) << (2 * PACKED_BITS)
+        found = (order >= (limit + one)[:, None]).to(KIND)
+        found += (order >= (limit + 2 * one)[:, None]).to(KIND) << BITS
+        found += (order >= (limit + 3 * one)[:, None]).to(KIND) << (2 * BITS)
         sums = tl.sum(found, 1)
-        reach_1 = (sums & ONE_COUNT).to(tl.int32)
-        reach_2 = ((sums >> PACKED_BITS) & ONE_COUNT).to(tl.int32)
-        reach_3 = (sums >> (2 * PACKED_BITS)).to(tl.int32)
+        reach_1 = (sums & ((1 << BITS) - 1)).to(tl.int32)
+        reach_2 = ((sums >> BITS) & ((1 << BITS) - 1)).to(tl.int32)
+        reach_3 = (sums >> (2 * BITS)).to(tl.int32)
         limit += tl.where(reach_1 >= want, one, 0)
         limit += tl.where(reach_2 >= want, one, 0)
         limit += tl.where(reach_3 >= want, one, 0)
