@@ -29,6 +29,7 @@ from attnbench.kernels.split_decode import LEAST_ROWS
 TILE_ELEMENTS = 4096  # of the blocks that a program bounds, and of the rows that it summarises
 LEAST_TILE = 16  # blocks, the least that a product takes
 HELD_SCORES = 8192  # that are chosen among at a time
+THREAD_SCORES = 32  # of them that a thread holds, as more would not fit in its registers
 MOST_BLOCKS = 1 << 14  # of one sequence: a program holds a score of each
 MOST_GROUP = 32  # query heads, as each has a bit
 RECORD = 4  # what a choice says of itself: blocks kept, heads without any (a bit each), tokens
@@ -359,6 +360,7 @@ def choose_blocks(
         raise ValueError("summaries must be contiguous, of no more blocks than there is room for")
     tile = max(LEAST_TILE, TILE_ELEMENTS // head_dim)
     tiles = triton.cdiv(room, tile)
+    at_once = max(1, min(triton.next_power_of_2(group), HELD_SCORES // width))
     summary = SUMMARIES[rule.formula]
     narrow = q.dtype != torch.float32
     exact_products = "tf32" if summary == "ends" else "tf32x3"
@@ -392,7 +394,7 @@ def choose_blocks(
         TILE=tile,
         TILES=tiles,
         WIDTH=width,
-        AT_ONCE=max(1, min(triton.next_power_of_2(group), HELD_SCORES // width)),
+        AT_ONCE=at_once,
         FORMULA=rule.formula,
         SUMMARY=summary,
         RULE=rule.rule,
@@ -403,5 +405,5 @@ def choose_blocks(
         LOCAL=rule.local,
         DENSE_BELOW=rule.dense_below,
         PRECISION=exact_products if narrow else "ieee",
-        num_warps=4,
+        num_warps=max(4, min(16, at_once * width // THREAD_SCORES // 32)),
     )
