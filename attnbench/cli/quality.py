@@ -72,7 +72,9 @@ def quality(
     maps: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE.png", help="Show cosine and kept mass of every head; write them here."
+            metavar="FILE.png",
+            help="Show cosine and kept mass of every head, and which of the text it keeps; write "
+            "them here. Excerpts of the text go into the record.",
         ),
     ] = None,
     dtype: Annotated[
@@ -234,6 +236,7 @@ def quality(
         threads=threads,
         bands=tuple(band or ()),
         contrast=why_random,
+        kept_map=maps is not None,
     )
     if selection:
         _require_alone(plan=plan, maps=maps is not None, why_random=why_random, band=bool(band))
@@ -316,12 +319,14 @@ def _show(found: Appraisal, path: Path, maps: Path | None, *, as_json: bool) -> 
     from attnbench.report.appraisal_table import appraisal_table
     from attnbench.report.contrast_table import contrast_table
     from attnbench.report.head_maps import draw_maps, head_maps, map_tables
+    from attnbench.report.text_maps import text_map_lines, text_maps
 
     floor = {result.arm for result in found.results if result.floor}
     mapped = {arm: samples for arm, samples in found.samples.items() if arm not in floor}
     drawn = head_maps(mapped) if maps else ()
+    over_text = text_maps(mapped) if maps else ()
     if maps:
-        draw_maps(drawn, maps)
+        draw_maps((*drawn, *over_text), maps)
     if as_json:
         typer.echo(msgspec.json.encode(found.results).decode())
         return
@@ -331,6 +336,7 @@ def _show(found: Appraisal, path: Path, maps: Path | None, *, as_json: bool) -> 
     shown.print(table(found.results))
     if maps:
         shown.print(map_tables(drawn))
+        shown.print(text_map_lines(over_text))
         shown.print(f"maps are in {maps}", highlight=False, soft_wrap=True)
     shown.print(
         f"run {run} is in {path}; `attnbench ledger log --run {run}` lists it.",

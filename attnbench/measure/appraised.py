@@ -15,9 +15,11 @@ from attnbench.measure.answers import QualityResult
 from attnbench.measure.tasks import ArmFailure
 from attnbench.protocol.appraisal import ArmQuality, Place, Said
 from attnbench.protocol.band_options import bands_of
+from attnbench.protocol.kept_map import KeptMap
 from attnbench.protocol.verdict import NEXT_STEP, Reason
 from attnbench.quality.figures import figures
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated
+from attnbench.quality.mapped import kept_map_of
 
 
 def judged(bare: ArmQuality, found: QualityResult, weights: str) -> ArmQuality:
@@ -41,7 +43,14 @@ def judged(bare: ArmQuality, found: QualityResult, weights: str) -> ArmQuality:
         tokens_sha256=found.tokens_sha256,
         failure=f"{failure.type}: {failure.message}" if failure else UNSET,
         contrast=_contrast(bare.arm, found),
+        kept=_kept(bare.arm, found),
     )
+
+
+def _kept(arm: str, found: QualityResult) -> KeptMap | UnsetType:
+    samples = found.arms.get(arm)
+    mapped = None if samples is None else kept_map_of(samples.arrays())
+    return UNSET if mapped is None else mapped
 
 
 def _contrast(arm: str, found: QualityResult) -> dict[str, dict[str, float]] | UnsetType:

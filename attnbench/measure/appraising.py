@@ -48,6 +48,7 @@ class QualityRequest:
     threads: int = 1
     bands: tuple[str, ...] = ()  # that are not the default, as `band_options` reads them
     contrast: bool = False  # with made-up data and random weights
+    kept_map: bool = False  # with a map of the tokens that are kept
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,14 @@ class QualityPlan:
     @property
     def counts(self) -> QualityCounts:
         counts = quality_counts(self.cell)
-        return msgspec.structs.replace(counts, contrast=self.request.contrast)
+        return msgspec.structs.replace(
+            counts, contrast=self.request.contrast, kept_map=self.request.kept_map
+        )
 
     @property
     def minutes(self) -> float:
         """About how long it takes."""
-        return quality_s(self.cell, list(self.arms)) / 60
+        return quality_s(self.cell, list(self.arms), kept_map=self.request.kept_map) / 60
 
 
 def plan_quality(request: QualityRequest) -> QualityPlan:

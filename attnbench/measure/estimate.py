@@ -117,8 +117,9 @@ def _judged(plan: Plan) -> list[PlannedArm]:
     return [arm for arm in plan.arms if not arm.pilot_only]
 
 
-def quality_s(plan: Plan, arms: list[PlannedArm]) -> float:
-    """Seconds of the gates; nothing where weights are random: there is nothing to judge."""
+def quality_s(plan: Plan, arms: list[PlannedArm], *, kept_map: bool = False) -> float:
+    """Seconds of the gates, and of a map of kept tokens; nothing where weights are random: there is
+    nothing to judge."""
     if plan.info.weights != "trained":
         return 0.0
     counts = quality_counts(plan)
@@ -129,6 +130,8 @@ def quality_s(plan: Plan, arms: list[PlannedArm]) -> float:
     steps = inside + counts.windows * (counts.steps + GATES)
     if counts.kept_mass:
         steps += 2 * counts.context // plan.info.head_dim // at_once
+    if kept_map:
+        steps += counts.steps + 2 * counts.context // plan.info.head_dim // at_once
     steps_s = [_slowest_step_s(plan, arm) for arm in arms]
     exact_s = inside * min(steps_s, default=0.0)  # what the others are compared with
     prefills_s = (counts.windows + counts.haystacks) * _prefill_s(plan, counts.context)

@@ -20,11 +20,6 @@ def pinned_blocks(method: Aether, count: int, device: torch.device) -> Tensor:
     return (place < method.sinks) | (place >= count - method.local)
 
 
-def spread(mask: Tensor, times: int) -> Tensor:
-    """Each element of [..,n] so many times in a row: [..,n times]."""
-    return mask[..., None].expand(*mask.shape, times).flatten(-2)
-
-
 def falling(scores: Tensor, pinned: Tensor) -> Tensor:
     """Blocks by falling score after those that are always kept; of equals the first."""
     return scores.masked_fill(pinned, torch.inf).argsort(dim=-1, descending=True, stable=True)

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from attnbench.methods.aether import Aether
 from attnbench.methods.aether_certificate import Certificate, longest_values, skipped_mass
-from attnbench.methods.aether_choice import chosen, spread
+from attnbench.methods.aether_choice import chosen
 from attnbench.methods.aether_governors import STATE, Seen, moved, start
 from attnbench.methods.aether_state import AetherLayer, LastStep
 from attnbench.methods.base import CacheView, LayerShape
-from attnbench.methods.block_store import blocks_in, rows_kept, tokens_in
+from attnbench.methods.block_store import blocks_in, rows_kept, spread, tokens_in
 from attnbench.methods.selection import grouped
 
 

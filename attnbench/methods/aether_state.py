@@ -11,7 +11,7 @@ from torch import Tensor
 from attnbench.methods.aether import Aether
 from attnbench.methods.aether_certificate import Certificate
 from attnbench.methods.base import CacheView, LayerShape
-from attnbench.methods.block_store import BlockStore, blocks_in, rows_kept
+from attnbench.methods.block_store import BlockStore, blocks_in, rows_kept, spread
 from attnbench.methods.exact_cache import ExactCacheLayer
 
 
@@ -48,6 +48,12 @@ class AetherLayer(ExactCacheLayer):
     @abstractmethod
     def certificate(self) -> Certificate:
         """Of the last step; `UsageError` where the scores are no bounds."""
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The tokens of the blocks that were kept."""
+        del q
+        step = self.last()
+        return spread(step.mask, self.method.block)[..., : step.tokens].flatten(1, 2)
 
     def reset(self) -> None:
         """Summaries of the prompt; what the last step did stays."""

@@ -118,6 +118,13 @@ class MethodLayer(ABC):
     def tensors(self) -> Iterator[Tensor]:
         """Everything kept between steps."""
 
+    def attended_rows(self, q: Tensor) -> Tensor | None:
+        """Which tokens each query head attended to in the last step, which had queries q [B,H,1,D]:
+        bool [B,H,N], the newest included; the length is still that of the step. None: this layer
+        cannot tell."""
+        del q
+        return None
+
     @abstractmethod
     def bytes_read(self) -> int:
         """The least device memory, in bytes, that one decode step must read at this length; where

@@ -34,6 +34,11 @@ def rows_kept(mask: Tensor, tokens: int, block: int) -> Tensor:
     return (mask * tokens_in(every, tokens, block, mask.device).clamp_min(0)).sum(dim=-1)
 
 
+def spread(mask: Tensor, times: int) -> Tensor:
+    """Each element of [..,n] so many times in a row: [..,n times]."""
+    return mask[..., None].expand(*mask.shape, times).flatten(-2)
+
+
 def merged(members: Summary, held: Tensor) -> Summary:
     """The ball around balls [..,m] that hold so many tokens each, [m]."""
     centres = members.centre.double()

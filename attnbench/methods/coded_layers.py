@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnbench.methods.base import (
     CacheLength,
@@ -68,6 +69,15 @@ class CodedLayer(MethodLayer):
         base, step = self.base[sequence, :, None], self.step[sequence, :, None]
         codes = codes_of(rotated(keys), base, step, self.method.bits)
         self.codes[sequence, :, tokens] = packed(codes, self.method.bits)
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """What the codes choose, once more, and the newest token."""
+        shape, tokens = self.shape, self.cache.length.tokens
+        grouped = q.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_dim)
+        digits, worth = digits_of(grouped, self.step, shape.scale)
+        codes = unpacked(self.codes[:, :, :tokens], self.method.bits)
+        kept = pad(self.method.kept(digits @ codes.mT, worth), (0, 1), value=True)
+        return kept.repeat_interleave(shape.group, dim=1)
 
     def reset(self) -> None:
         """Zero the rows and codes appended since prefill."""

@@ -12,7 +12,7 @@ from attnbench.methods.base import CacheView, LayerShape
 from attnbench.methods.dcr_topk import GENERATIONS, SHORTEST, DcrTopK
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.oracle_topk import of_kv_head
-from attnbench.methods.random_k import gathered
+from attnbench.methods.random_k import gathered, mask_of
 
 
 class DcrLayer(ExactCacheLayer):
@@ -26,6 +26,11 @@ class DcrLayer(ExactCacheLayer):
     def attended(self) -> int:
         """Tokens whose values enter the output of each query head."""
         return self.method.kept(self.visible)
+
+    def masked(self, rows: Tensor) -> Tensor:
+        """Rows [B,H,K] of each query head, or [B,Hkv,K] of each group, as `attended_rows`."""
+        found = mask_of(rows.long(), self.visible)
+        return found.repeat_interleave(self.shape.heads // rows.shape[1], dim=1)
 
     def bytes_read(self) -> int:
         """All keys, and of the values what one head keeps: a group's heads may keep the same."""
@@ -51,6 +56,17 @@ class DcrTorchLayer(DcrLayer):
             for head in range(self.shape.kv_heads)
         ]
         return torch.cat(heads, dim=1)
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The tokens of the highest scores, chosen once more."""
+        keys = self.cache.k[:, :, : self.visible]
+        rows = [
+            self.method.chosen(
+                of_kv_head(q, head, self.shape), keys[:, head : head + 1], self.shape
+            )
+            for head in range(self.shape.kv_heads)
+        ]
+        return self.masked(torch.cat(rows, dim=1))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """One KV head: queries [B,G,1,D], keys and values [B,1,N,D] -> [B,G,1,D]."""
@@ -113,6 +129,13 @@ class DcrKernelLayer(DcrLayer):
             num_warps=self.config.num_warps,
             num_stages=self.config.num_stages,
         )
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The tokens that the passes choose, run once more on the newest row as it is cached."""
+        newest = slice(self.visible - 1, self.visible)
+        scores = self.score(q, self.cache.k[:, :, newest], self.cache.v[:, :, newest])
+        rows = self.choose(scores)[:, : self.attended]
+        return self.masked(rows.reshape(self.shape.batch, -1, self.attended))
 
     def score(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append the new row; scores [B·H, W], or weights of whole groups [B·Hkv, W]."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from attnbench.errors import Unsupported, UsageError
@@ -164,6 +165,12 @@ class SplitDecodeLayer(ExactCacheLayer):
         """The exact cache and the workspaces."""
         yield from super().tensors()
         yield from self.workspace.tensors()
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """All tokens, or those of the sinks and the window."""
+        token = torch.arange(self.visible, device=q.device)
+        kept = (token < self.sinks) | (token >= self.visible - (self.window or self.visible))
+        return kept.expand(*q.shape[:2], -1)
 
     @property
     def attended(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 from attnbench.errors import UsageError
 from attnbench.methods.base import Family, LayerShape, Method, MethodLayer
 from attnbench.methods.exact_cache import ExactCacheLayer
-from attnbench.methods.random_k import gathered
+from attnbench.methods.random_k import gathered, mask_of
 from attnbench.methods.reference import exact_attention
 
 
@@ -130,6 +130,16 @@ class OracleTopKLayer(ExactCacheLayer):
         own = scores.gather(2, rows.expand(-1, self.shape.group, -1))
         weights = torch.softmax(own, dim=-1).float()[:, :, None]
         return weights @ gathered(values[:, None].expand(-1, rows.shape[1], -1, -1), rows).float()
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The tokens of the highest logits, chosen once more."""
+        keys = self.cache.k[:, :, : self.visible]
+        found = []
+        for head in range(self.shape.kv_heads):
+            queries = of_kv_head(q, head, self.shape)
+            rows = self.method.chosen(logits(queries, keys[:, head : head + 1], self.shape.scale))
+            found.append(mask_of(rows, self.visible).expand(-1, self.shape.group, -1))
+        return torch.cat(found, dim=1)
 
     @property
     def attended(self) -> int:

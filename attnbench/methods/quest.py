@@ -27,7 +27,7 @@ from attnbench.methods.base import (
 from attnbench.methods.block_store import blocks_in
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.oracle_topk import highest
-from attnbench.methods.random_k import gathered
+from attnbench.methods.random_k import gathered, mask_of
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.selection import grouped, require_groups, share_of
 
@@ -198,6 +198,12 @@ class QuestLayer(ExactCacheLayer):
         places = torch.arange(self.method.page, device=pages.device)
         rows = (pages[..., None] * self.method.page + places).flatten(3)
         return rows.clamp(max=self.visible - 1), rows < self.visible
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The tokens of the pages, chosen once more."""
+        rows, inside = self._rows(grouped(q, self.shape.kv_heads))
+        rows = rows.masked_fill(~inside, self.visible)
+        return mask_of(rows, self.visible + 1)[..., :-1].flatten(1, 2)
 
     def _of_heads(self, cache: Tensor, rows: Tensor) -> Tensor:
         """Rows [B,Hkv,G,K] of a cache [B,Hkv,N,D] in float32: [B,Hkv,G,K,D]."""

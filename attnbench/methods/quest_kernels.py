@@ -9,7 +9,7 @@ from torch import Tensor
 from attnbench.kernels.choose_blocks import Rule
 from attnbench.methods.base import CacheView, KernelConfig, LayerShape
 from attnbench.methods.block_kernels import BlockKernels
-from attnbench.methods.block_store import rows_kept
+from attnbench.methods.block_store import rows_kept, spread
 from attnbench.methods.dcr_topk import as_fraction
 from attnbench.methods.quest import Quest, QuestLayer
 
@@ -41,6 +41,12 @@ class QuestTritonLayer(QuestLayer):
     def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append, note the last page's ends, bound, choose; then attend."""
         return self.kernels.decode(q, k, v, self.cache, (self.least, self.greatest))
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The tokens of the pages that were kept."""
+        del q
+        rows = spread(self.kernels.mask(), self.method.page)
+        return rows[..., : self.kernels.tokens].flatten(1, 2)
 
     def bytes_read(self) -> int:
         """The ends of all pages, and of the last step the pages that a group's heads kept together;

@@ -69,6 +69,12 @@ def gathered(cache: Tensor, rows: Tensor) -> Tensor:
     return cache.gather(2, rows[..., None].expand(*rows.shape, cache.shape[-1]))
 
 
+def mask_of(rows: Tensor, tokens: int) -> Tensor:
+    """Where rows [..,K] are among so many tokens: bool [..,tokens]."""
+    found = torch.zeros((*rows.shape[:-1], tokens), dtype=torch.bool, device=rows.device)
+    return found.scatter(-1, rows, True)
+
+
 def attend_exactly(q: Tensor, k: Tensor, v: Tensor, drawn: Tensor, shape: LayerShape) -> Tensor:
     """Exact attention over the drawn rows and the last one."""
     rows = with_newest(drawn, k.shape[2] - 1)
@@ -100,6 +106,12 @@ class RandomKLayer(ExactCacheLayer):
             scale=self.shape.scale,
             enable_gqa=self.shape.group > 1,
         )
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The drawn tokens and the newest one."""
+        del q
+        rows = with_newest(self.rows, self.visible - 1)
+        return mask_of(rows, self.visible).repeat_interleave(self.shape.group, dim=1)
 
     def tensors(self) -> Iterator[Tensor]:
         """The exact cache and the row numbers."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from attnbench.methods.base import CacheView, Family, LayerShape, Method, MethodLayer
 from attnbench.methods.dcr_topk import SHORTEST
 from attnbench.methods.exact_cache import ExactCacheLayer
+from attnbench.methods.random_k import mask_of
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.selection import (
     attend_chosen,
@@ -124,14 +125,8 @@ class RankWindowLayer(ExactCacheLayer):
     def decode(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Append, score, sort, attend to the window in float32."""
         keys, values = self.append(k, v)
-        dtype = score_dtype(q.dtype)
-        queries = grouped(q, self.shape.kv_heads).to(dtype)
-        norm = queries.norm(dim=-1, keepdim=True)
-        along = (queries / norm.clamp_min(SHORTEST)) @ keys.to(dtype).mT
-        order = along.argsort(dim=-1, stable=True)
-        places, inside = self._window((along < norm).sum(dim=-1, keepdim=True))
+        along, norm, rows, inside = self._chosen(q, keys)
         self.held.copy_(inside.sum(dim=-1))
-        rows = order.gather(3, places)
         scores = (along.gather(3, rows) * norm * self.shape.scale).masked_fill(~inside, -torch.inf)
         return attend_chosen(scores, values, rows).reshape(q.shape).to(q.dtype)
 
@@ -148,6 +143,23 @@ class RankWindowLayer(ExactCacheLayer):
             centre = centre.clamp(half, last - half)
         places = centre + torch.arange(-half, half + 1, device=centre.device)
         return places.clamp(0, last), (places >= 0) & (places <= last)
+
+    def _chosen(self, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Projections [B,Hkv,G,N] of keys, lengths of queries [B,Hkv,G,1], tokens of the windows
+        [B,Hkv,G,K], and which of them there are."""
+        dtype = score_dtype(q.dtype)
+        queries = grouped(q, self.shape.kv_heads).to(dtype)
+        norm: Tensor = queries.norm(dim=-1, keepdim=True)
+        along = (queries / norm.clamp_min(SHORTEST)) @ keys.to(dtype).mT
+        order = along.argsort(dim=-1, stable=True)
+        places, inside = self._window((along < norm).sum(dim=-1, keepdim=True))
+        return along, norm, order.gather(3, places), inside
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The tokens of the windows, sorted out once more."""
+        _, _, rows, inside = self._chosen(q, self.cache.k[:, :, : self.visible])
+        rows = rows.masked_fill(~inside, self.visible)
+        return mask_of(rows, self.visible + 1)[..., :-1].flatten(1, 2)
 
     def tensors(self) -> Iterator[Tensor]:
         """The exact cache, and how many tokens were attended to."""

@@ -111,6 +111,13 @@ class SinkWindowTorchLayer(ExactCacheLayer):
             return rows
         return torch.cat((rows[:, :, : self.method.sinks], rows[:, :, start:]), dim=2)
 
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """Tokens of the sinks and the window."""
+        token = torch.arange(self.visible, device=q.device)
+        method = self.method
+        kept = (token < method.sinks) | (token >= self.visible - method.window)
+        return kept.expand(*q.shape[:2], -1)
+
     @property
     def attended(self) -> int:
         """Tokens of the sinks and the window."""

@@ -27,7 +27,7 @@ from attnbench.errors import UsageError
 from attnbench.methods.base import CacheView, Family, LayerShape, Method, MethodLayer
 from attnbench.methods.exact_cache import ExactCacheLayer
 from attnbench.methods.oracle_topk import highest
-from attnbench.methods.random_k import gathered
+from attnbench.methods.random_k import gathered, mask_of
 from attnbench.methods.reference import exact_attention
 from attnbench.methods.selection import (
     attend_chosen,
@@ -192,6 +192,12 @@ class TopKWarmLayer(ExactCacheLayer):
         rows, order = torch.cat((last, common), dim=-1).sort(dim=-1, stable=True)
         new = torch.cat((last_new, common_new.expand(common.shape)), dim=-1)
         return rows, new.gather(3, order)
+
+    def attended_rows(self, q: Tensor) -> Tensor:
+        """The selections of the last step."""
+        del q
+        rows = self.chosen[self.cache.length.tokens % 2, ..., : self.attended].long()
+        return mask_of(rows, self.visible).flatten(1, 2)
 
     def reset(self) -> None:
         """What the prompt's last key chose."""

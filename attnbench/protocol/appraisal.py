@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from attnbench.errors import Exit
 from attnbench.protocol.cell import Role
 from attnbench.protocol.exit import gravest
+from attnbench.protocol.kept_map import KeptMap
 
 
 class QualityCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,7 +48,8 @@ class ArmQuality(msgspec.Struct, frozen=True, kw_only=True):
     `gates` has the band of every gate that was run, `not_run` why the others were not, `bands` the
     limits that are not the default, as `band_options` reads them. `floor` marks exact attention
     computed in another way, whose errors no method can avoid. `contrast` has figures of the local
-    gate by place, on made-up data and on random weights, where nothing earns a verdict.
+    gate by place, on made-up data and on random weights, where nothing earns a verdict. `kept` says
+    where in the text its attention went, if that was asked for and it leaves any token out.
     """
 
     appraisal: str  # the level: how much was run
@@ -72,6 +74,7 @@ class ArmQuality(msgspec.Struct, frozen=True, kw_only=True):
     tokens_sha256: str = ""
     failure: str | UnsetType = UNSET
     contrast: dict[str, dict[str, float]] | UnsetType = UNSET
+    kept: KeptMap | UnsetType = UNSET
 
 
 def as_earned(result: ArmQuality) -> ArmQuality:

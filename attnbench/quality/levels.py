@@ -32,8 +32,9 @@ class Level(StrEnum):
 class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How much is run: `windows` of text, `steps` decode steps of each for the local gate and
     `logit_steps` for the compounded one (0: not run), after `context` prefilled tokens; texts with
-    facts in them (`haystacks`); whether the kept mass of every head is measured, and whether the
-    local gate is also run on made-up data and random weights (`contrast`)."""
+    facts in them (`haystacks`); whether the kept mass of every head is measured, whether the tokens
+    that are kept are mapped over the text, and whether the local gate is also run on made-up data
+    and random weights (`contrast`)."""
 
     context: int
     windows: int
@@ -41,6 +42,7 @@ class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
     logit_steps: int = LOGIT_STEPS
     haystacks: int = 0
     kept_mass: bool = False
+    kept_map: bool = False
     contrast: bool = False
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from attnbench.protocol.family import Family
 from attnbench.quality.candidates import Candidate, Progress, Roster
+from attnbench.quality.kept_map import named
 from attnbench.quality.kept_mass import kept_mass, last_step
 from attnbench.quality.metrics import head_metrics
 from attnbench.quality.null_cosines import NullCosines
@@ -43,10 +44,13 @@ class _Layer:
 class LocalGate:
     """Gathers the samples of every candidate that goes, one window after the other."""
 
-    def __init__(self, roster: Roster, seed: int, *, kept_mass: bool = False) -> None:
+    def __init__(
+        self, roster: Roster, seed: int, *, kept_mass: bool = False, kept_map: bool = False
+    ) -> None:
         self._roster = roster
         self._seed = seed
         self._measures_mass = kept_mass
+        self._maps = kept_map
         self._once: dict[str, dict[str, list[Any]]] = {}  # by layer, of the first window
         self._parts: dict[str, list[list[Parts]]] = {}
         self._deterministic: dict[str, bool] = {}
@@ -102,7 +106,7 @@ class LocalGate:
                     same = same_again(candidate.method, layer.trace, ran[-1], candidate.kernel)
                     self._deterministic[label] = same and self._deterministic.get(label, True)
                     share = ran[-1].kept_share[-1]
-                    once.append(self._of_one_step(candidate, layer.trace, share))
+                    once.append(self._once_a_layer(candidate, layer.trace, share))
         self._parts[label][-1].extend(
             _judged(candidate, found, layer.exact, layer.nulls)
             for found, layer in zip(ran, turn, strict=True)
@@ -111,10 +115,10 @@ class LocalGate:
             for name, value in looked_at.items():
                 self._once.setdefault(label, {}).setdefault(name, []).append(value)
 
-    def _of_one_step(
+    def _once_a_layer(
         self, candidate: Candidate, trace: LayerTrace, share: float
     ) -> Mapping[str, Any]:
-        """What is looked at in the last step of a layer of the first window alone."""
+        """What is looked at in a layer of the first window alone."""
         found: dict[str, Any] = {}
         if share < WHOLE:
             last = last_step(trace)
@@ -123,20 +127,26 @@ class LocalGate:
         if self._measures_mass:
             kept = kept_mass(candidate.method, trace, candidate.kernel)
             found |= {"kept_mass": _floats(kept.mass), "most_mass": np.float32(kept.most)}
+        if self._maps and candidate.method.family is not Family.EXACT:
+            told = named(candidate.method, trace, candidate.kernel)
+            found |= {"kept_map": _floats(told.shares), "map_outside": np.float32(told.outside)}
         return found
 
     def _stacked(self, label: str) -> GateArrays:
         windows = self._parts[label]
-        stacked = {
+        stacked: dict[str, Any] = {
             name: np.stack([np.stack([parts[name] for parts in window]) for window in windows])
             for name in windows[0][0]
+        }
+        once: dict[str, Any] = {
+            name: np.stack(parts)[None] for name, parts in self._once.get(label, {}).items()
         }
         return GateArrays(
             context=np.array([self._context]),
             layers=np.array(list(self._layers)),
             deterministic=np.array([self._deterministic[label]]),
             **stacked,
-            **{name: np.stack(parts)[None] for name, parts in self._once.get(label, {}).items()},
+            **once,
         )
 
 

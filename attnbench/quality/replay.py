@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,8 +79,15 @@ def sdpa_outputs(trace: LayerTrace) -> Tensor:
     return torch.cat(outputs)[:, :, 0]
 
 
-def replay(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None) -> Replay:
-    """Run the recorded steps under `method`, from a cache reset to the prompt.
+def replay(
+    method: Method,
+    trace: LayerTrace,
+    kernel: KernelConfig | None = None,
+    *,
+    after: Callable[[MethodLayer, Tensor], None] | None = None,
+) -> Replay:
+    """Run the recorded steps under `method`, from a cache reset to the prompt; `after` is shown the
+    layer and the queries [1,H,1,D] of each step once it is done, while the length is still its own.
 
     Raises Unsupported where the method cannot run, answers in another shape than it was asked, or
     says nothing that could be the share of tokens that it attended.
@@ -99,6 +107,8 @@ def replay(method: Method, trace: LayerTrace, kernel: KernelConfig | None = None
         require_plain(method, output, q)
         outputs.append(output[0, :, 0].clone())
         kept.append(declared_share(method, layer))
+        if after is not None:
+            after(layer, trace.q[step][None, :, None])
         view.length.advance()
     return Replay(torch.stack(outputs), tuple(kept))
 

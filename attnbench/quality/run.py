@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from attnbench.quality.capture import (
 )
 from attnbench.quality.compounded import CompoundedGate
 from attnbench.quality.fitness import require_causal, require_vocabulary, text_nats, vocabulary
+from attnbench.quality.kept_map import bin_texts, bin_tokens
 from attnbench.quality.levels import QualityCounts, facts_in
 from attnbench.quality.local import LocalGate
 from attnbench.quality.needles import NeedleGate, haystacks
@@ -112,7 +114,8 @@ def run_quality(
     require_causal(loaded, material.windows[:1].to(device))
     reading = Reading.of(loaded, material.windows.to(device))
     arms = gate_windows(loaded, roster, material, counts, dtype, device, seed, progress)
-    arms = {label: replace(found, **vars(reading)) for label, found in arms.items()}
+    of_text = {**vars(reading), **_mapped_text(loaded, material, counts)}
+    arms = {label: replace(found, **of_text) for label, found in arms.items()}
     contrast: Mapping[str, dict[str, GateArrays]] = {}
     if counts.contrast:
         from attnbench.quality.made_up import made_up_arrays
@@ -134,6 +137,18 @@ def run_quality(
         material.sha256,
         {place: packed(found) for place, found in contrast.items()},
     )
+
+
+def _mapped_text(
+    loaded: LoadedModel, material: Material, counts: QualityCounts
+) -> Mapping[str, Any]:
+    """What stands in the bins of the first window, where they are mapped."""
+    if not counts.kept_map:
+        return {}
+    tokens = counts.context + counts.steps
+    width = bin_tokens(tokens)
+    texts = bin_texts(loaded.tokenizer, material.windows[0, :tokens], width)
+    return {"map_bin": np.array([width]), "map_text": texts}
 
 
 def packed(arms: Mapping[str, GateArrays]) -> dict[str, GateSamples]:
@@ -165,7 +180,7 @@ def gate_windows(
     place = (loaded, capacity, dtype, device)
     surveyed = layers_of(*place)
     roster.launch_alike(next(layer.shape for layer in surveyed if layer.window is None))
-    local = LocalGate(roster, seed, kept_mass=counts.kept_mass)
+    local = LocalGate(roster, seed, kept_mass=counts.kept_mass, kept_map=counts.kept_map)
     compounded, needles = CompoundedGate(roster), NeedleGate(roster)
     most = rows_at_once(surveyed)
     turns = evenly(material.windows.to(device), most)

@@ -57,7 +57,11 @@ class GateArrays:
     `needle_depth` (0 is the start of the text), `needle_nats` (minus the log of the answer's
     probability) and `needle_rank` (the worst rank of a token of the answer, 1 is first) under the
     arm and under SDPA. `text_nats` [W,n] is minus the log of the probability that the model gives
-    to the first tokens of each window under SDPA, one of `vocabulary` [1] tokens each.
+    to the first tokens of each window under SDPA, one of `vocabulary` [1] tokens each. Of the first
+    window, where it was mapped: `kept_map` [1,L,S,H,P] is the share of each of P bins of `map_bin`
+    [1] tokens that a head attended to, NaN where there was nothing to see or the layer could not
+    tell; `map_outside` [1,L] the most weight that a head gave in the last step to tokens that its
+    layer did not name; `map_text` [P] the text of the bins.
     """
 
     context: NDArray[np.int64]  # [1], tokens before the first step
@@ -88,6 +92,10 @@ class GateArrays:
     needle_nats_sdpa: Floats = field(default_factory=_not_run)
     needle_rank: Floats = field(default_factory=_not_run)
     needle_rank_sdpa: Floats = field(default_factory=_not_run)
+    kept_map: Floats = field(default_factory=_not_run)
+    map_outside: Floats = field(default_factory=_not_run)
+    map_bin: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    map_text: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, np.str_))
     text_nats: Floats = field(default_factory=_not_run)
     vocabulary: Floats = field(default_factory=_not_run)
 

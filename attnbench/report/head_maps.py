@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,12 @@ from rich.text import Text
 from attnbench.errors import UsageError
 from attnbench.quality.samples import GateArrays
 from attnbench.quality.worst import head_means
+from attnbench.report.text_maps import TextMap
 from attnbench.report.words import ABSENT
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 LOST_COSINE = 0.5  # below it a head is lost either way, and the colour the same
 LEAST_RANGE = 1e-4  # of the colours: below it all heads are alike
@@ -47,6 +53,19 @@ class HeadMap:
     def digits(self) -> int:
         """Decimals that tell the heads apart."""
         return 2 if 1 - self.low > 0.1 else 4
+
+    @property
+    def cells(self) -> tuple[int, int]:
+        """By which a picture grows."""
+        return self.values.shape[0], self.values.shape[1]
+
+    def draw(self, axis: Axes) -> AxesImage:
+        """As a picture."""
+        image = axis.imshow(self.values, vmin=self.low, vmax=1.0, cmap="viridis", aspect="auto")
+        axis.set_title(f"{self.arm}\n{self.what}\n{self.worst}", fontsize=8)
+        axis.set(xlabel="head", ylabel="layer", xticks=range(self.values.shape[1]))
+        axis.set_yticks(range(len(self.layers)), [str(layer) for layer in self.layers])
+        return image
 
 
 def head_maps(samples: Mapping[str, GateArrays]) -> tuple[HeadMap, ...]:
@@ -113,29 +132,23 @@ def require_drawable(path: Path) -> None:
         raise UsageError(f"there is no folder {path.parent}", hint="make it, or name another file")
 
 
-def draw_maps(maps: Sequence[HeadMap], path: Path) -> None:
+def draw_maps(maps: Sequence[HeadMap | TextMap], path: Path) -> None:
     """Write the maps as one picture, a row an arm; UsageError where that cannot be."""
     from matplotlib.figure import Figure
 
     if not maps:
         raise UsageError("no arm has samples to map", hint="see why every arm failed")
     arms, kinds = ({getattr(each, name): None for each in maps} for name in ("arm", "what"))
-    layers, heads = maps[0].values.shape
-    size = (len(kinds) * max(4.0, INCH * heads + 2), len(arms) * max(2.4, INCH * layers + 1.2))
+    rows, columns = (max(each.cells[axis] for each in maps) for axis in (0, 1))
+    size = (len(kinds) * max(4.0, INCH * columns + 2), len(arms) * max(2.4, INCH * rows + 1.2))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots(len(arms), len(kinds), squeeze=False)
     for each in maps:
         axis = axes[list(arms).index(each.arm)][list(kinds).index(each.what)]
-        image = axis.imshow(each.values, vmin=each.low, vmax=1.0, cmap="viridis", aspect="auto")
-        axis.set_title(f"{each.arm}\n{each.what}\n{each.worst}", fontsize=8)
-        axis.set(xlabel="head", ylabel="layer", xticks=range(heads))
-        axis.set_yticks(range(layers), [str(layer) for layer in each.layers])
+        image = each.draw(axis)
         axis.tick_params(labelsize=6)
-        figure.colorbar(
-            image,
-            ax=axis,
-            extend="min" if np.nanmin(each.values, initial=1.0) < each.low else "neither",
-        )
+        below = bool(np.nanmin(each.values.astype(np.float64), initial=1.0) < each.low)
+        figure.colorbar(image, ax=axis, extend="min" if below else "neither")
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

@@ -13,6 +13,7 @@ from attnbench.quality.gates import Quality, judge
 from attnbench.quality.levels import QualityCounts
 from attnbench.quality.local import LocalGate
 from attnbench.quality.made_up import MADE_UP, RANDOM_WEIGHTS, made_up_trace
+from attnbench.quality.mapped import kept_map_of
 from attnbench.quality.run import run_quality
 from tests.quality.mutants import (
     MUTANTS,
@@ -41,6 +42,22 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def model():
     return load("embedded", torch.float32, CPU, seed=0)
+
+
+def test_what_a_selection_keeps_is_mapped_over_the_text_that_it_read(model):
+    counts = QualityCounts(context=256, windows=1, steps=2, logit_steps=0, kept_map=True)
+    method = parse("aether,variant=scaled,block=16,threshold=share,value=0.2,impl=torch")
+    roster = Roster([Candidate("aether", method), Candidate("sdpa", parse("sdpa"))])
+    found = run_quality(
+        model, roster, counts, dtype=torch.float32, device=CPU, seed=0, progress=lambda *_: None
+    )
+    said = kept_map_of(found.arms["aether"].arrays())
+    assert (said.tokens, said.steps, len(said.hundredths[0])) == (258, 2, 17)
+    assert 0.15 < said.share < 0.5
+    assert said.outside < 1e-6
+    assert said.most[0].share > said.least[0].share == 0
+    assert said.most[0].text in " ".join(found.text.text.split())
+    assert kept_map_of(found.arms["sdpa"].arrays()) is None
 
 
 def verdicts_on(model, counts, methods, *, seed=0):

@@ -174,6 +174,21 @@ def order_effect(run: str) -> dict[str, Any]:
     return body
 
 
+def kept_map(text: str = "once upon a time") -> dict[str, Any]:
+    """What a quality record says of a map over 40 tokens."""
+    return {
+        "bin_tokens": 16,
+        "tokens": 40,
+        "steps": 4,
+        "layers": [1, 4],
+        "hundredths": [[50, 0, 100], [-1, -1, -1]],
+        "most": [{"begin": 32, "end": 40, "share": 1.0, "text": text}],
+        "least": [{"begin": 16, "end": 32, "share": 0.0, "text": f"not {text}"}],
+        "share": 0.25,
+        "outside": 0.0,
+    }
+
+
 def appraisal(run: str, arm: str, **changes: Any) -> dict[str, Any]:
     """The body of a record of `attnbench quality`."""
     return {

@@ -93,7 +93,9 @@ def hostile(tmp_path_factory) -> str:
         ledger.append(Kind.RESULT, {**body, "role": "baseline"})
     ledger.append(
         Kind.RESULT,
-        ledgers.appraisal(HOSTILE, HOSTILE, text=HOSTILE, bands=[HOSTILE]),
+        ledgers.appraisal(
+            HOSTILE, HOSTILE, text=HOSTILE, bands=[HOSTILE], kept=ledgers.kept_map(HOSTILE)
+        ),
     )
     for body in (ledgers.calibration(HOSTILE), ledgers.order_effect(HOSTILE)):
         ledger.append(Kind.RESULT, {**body, "cell": ledgers.cell(model=HOSTILE)})
@@ -144,7 +146,7 @@ def test_hostile_text_stays_text_in_tables_figures_and_attributes(hostile):
     assert {link[0] for link in seen.values("href", "xlink:href")} == {"#"}
     assert seen.text.count("<script>alert(1)</script>") > 20
     assert "{{7*7}}" in seen.text
-    assert seen.tags["svg"] == 7  # each figure was drawn: no text is a formula
+    assert seen.tags["svg"] == 8  # each figure was drawn: no text is a formula
     assert {"\u202e", "\u202c", "\x1b"} & set(hostile) == set()
 
 

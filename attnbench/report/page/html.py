@@ -33,8 +33,9 @@ from attnbench.report.page.instrument import (
     order_plot,
 )
 from attnbench.report.page.plain import first_upper, plain, shorten
-from attnbench.report.page.reading import SHORT, Calibration, Reading, day
+from attnbench.report.page.reading import SHORT, Appraised, Calibration, Reading, day
 from attnbench.report.page.tables import Table, ms, result_tables, scoreboard_table
+from attnbench.report.text_maps import excerpt_lines, kept_drawing
 
 MOST_TAINTED = 20  # records that a retraction names
 LONGEST_JSON = 6_000  # characters of a record that the page holds
@@ -112,6 +113,16 @@ class Contents:
         return sessions.sessions(self.reading)
 
     @cached_property
+    def kept_maps(self) -> tuple[tuple[Appraised, Drawing], ...]:
+        """What arms were seen to keep of the text, those that count."""
+        found = []
+        for each in self.reading.appraisals:
+            if each.result.kept is not UNSET and each.status is Status.LIVE:
+                name = f"kept-{each.record.id[:SHORT]}"
+                found.append((each, kept_drawing(each.result.kept, each.result.arm, name)))
+        return tuple(found)
+
+    @cached_property
     def tables(self) -> tuple[Table, ...]:
         scores = (scoreboard_table(self.claims),) if self.claims else ()
         return (*scores, *result_tables(self.cells))
@@ -123,6 +134,7 @@ class Contents:
         if self.controls:
             yield aa_plot(self.controls)
             yield order_plot(self.controls)
+        yield from (drawing for _, drawing in self.kept_maps)
         yield from (drawing for each in self.calibrations if (drawing := calibration_plot(each)))
 
     def standing(self) -> dict[str, int]:
@@ -177,6 +189,7 @@ _VOCABULARY: dict[str, Any] = {
     "ms": ms,
     "gate_words": gate_words,
     "beside_words": beside_words,
+    "excerpt_lines": lambda said: map(str.strip, excerpt_lines(said)),
     "gates": list(Gate),
     "forest": forest,
     "against_context": against_context,
