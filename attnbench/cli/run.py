@@ -160,12 +160,16 @@ def _show_plans(sources: list[Source], *, as_json: bool) -> None:
 
 
 def _show(done: Concluded, path: Path) -> None:
+    from attnbench.report.appraisal_table import appraisal_table
     from attnbench.report.calibration_table import calibration_tables
     from attnbench.report.claim_text import claim_lines
     from attnbench.report.decode_table import decode_table
 
     shown = console()
-    if done.order_effect is not None:
+    if done.appraisals:
+        for cell in dict.fromkeys(each.cell for each in done.appraisals):
+            shown.print(appraisal_table([it for it in done.appraisals if it.cell == cell]))
+    elif done.order_effect is not None:
         shown.print(calibration_tables(done.order_effect))
     else:
         shown.print(decode_table(done.results, done.alone))
@@ -184,7 +188,8 @@ def _as_json(done: Concluded) -> dict[str, object]:
 
     from attnbench.measure.conclusion import claim_body
 
-    results = done.results if done.order_effect is None else (done.order_effect,)
+    order = () if done.order_effect is None else (done.order_effect,)
+    results = (*done.results, *done.appraisals, *order)
     return {
         "protocol": done.source.file.id,
         "run": done.run,

@@ -16,7 +16,9 @@ from attnbench.measure.tasks import ArmFailure
 from attnbench.protocol.appraisal import ArmQuality, Place, Said
 from attnbench.protocol.band_options import bands_of
 from attnbench.protocol.kept_map import KeptMap
+from attnbench.protocol.result import Interval
 from attnbench.protocol.verdict import NEXT_STEP, Reason
+from attnbench.quality.claimed import quantities
 from attnbench.quality.figures import figures
 from attnbench.quality.gates import QualityVerdict, judge, not_evaluated
 from attnbench.quality.mapped import kept_map_of
@@ -44,7 +46,15 @@ def judged(bare: ArmQuality, found: QualityResult, weights: str) -> ArmQuality:
         failure=f"{failure.type}: {failure.message}" if failure else UNSET,
         contrast=_contrast(bare.arm, found),
         kept=_kept(bare.arm, found),
+        quantities=_quantities(bare, found),
     )
+
+
+def _quantities(bare: ArmQuality, found: QualityResult) -> dict[str, Interval] | UnsetType:
+    if bare.promise is UNSET:
+        return UNSET
+    samples = found.arms.get(bare.arm)
+    return {} if samples is None else quantities(samples.arrays())
 
 
 def _kept(arm: str, found: QualityResult) -> KeptMap | UnsetType:

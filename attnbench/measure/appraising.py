@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Kind, Ledger
@@ -15,7 +16,8 @@ from attnbench.measure.appraised import judged
 from attnbench.measure.device import environment
 from attnbench.measure.estimate import quality_s
 from attnbench.measure.judge import nothing
-from attnbench.measure.layout import bench_of, quality_counts
+from attnbench.measure.layout import bench_of, cell_of, quality_counts
+from attnbench.measure.past import Past
 from attnbench.measure.plan import DecodeRequest, Plan, PlannedArm, plan_decode
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.supervisor import run_task
@@ -26,6 +28,7 @@ from attnbench.protocol.appraisal import ArmQuality, QualityCell, Said
 from attnbench.protocol.band_options import bands_of
 from attnbench.protocol.cell import Arm, Mode, Role
 from attnbench.protocol.presets import preset
+from attnbench.protocol.result import Promise
 from attnbench.quality.gates import RANDOM
 from attnbench.quality.levels import Level, QualityCounts
 from attnbench.quality.samples import GateArrays
@@ -49,6 +52,7 @@ class QualityRequest:
     bands: tuple[str, ...] = ()  # that are not the default, as `band_options` reads them
     contrast: bool = False  # with made-up data and random weights
     kept_map: bool = False  # with a map of the tokens that are kept
+    bounds: bool = False  # with bounds that methods hold, held against the logits
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,10 @@ class QualityPlan:
     def counts(self) -> QualityCounts:
         counts = quality_counts(self.cell)
         return msgspec.structs.replace(
-            counts, contrast=self.request.contrast, kept_map=self.request.kept_map
+            counts,
+            contrast=self.request.contrast,
+            kept_map=self.request.kept_map,
+            bounds=self.request.bounds,
         )
 
     @property
@@ -140,8 +147,12 @@ class Appraiser:
         *,
         run: RunTask = run_task,
         unchanged: Callable[[], None] = nothing,
+        promise: Promise | None = None,
+        past: Past | None = None,
+        name: str = "",
     ) -> None:
         self._require_unchanged = unchanged
+        self._promise = promise
         self._plan = plan
         self._ledger = ledger
         self._reporter = reporter
@@ -154,10 +165,27 @@ class Appraiser:
                 "sources": {arm.label: arm.source_sha256 for arm in plan.arms},
             },
             run=run,
+            promise=promise,
+            cell=cell_of(plan.cell, 0) if promise else None,
+            name=name,
         )
+        if past is not None:
+            self._workers.go_on(past)
+
+    @property
+    def cites(self) -> list[str]:
+        """The closed sessions that the results rest on."""
+        return self._workers.cites
 
     def appraise(self) -> Appraisal:
         """Run, judge and record; raises what the worker raises, before any verdict."""
+        found = self.judged()
+        for result in found.results:
+            self._ledger.append(Kind.RESULT, msgspec.to_builtins(result), cites=self.cites)
+        return found
+
+    def judged(self) -> Appraisal:
+        """Run and judge."""
         self._require_unchanged()
         bench = bench_of(self._plan.cell, tuple(_arm(arm) for arm in self._plan.arms))
         task = QualityTask(bench=bench, counts=self._plan.counts)
@@ -165,8 +193,6 @@ class Appraiser:
             found = self._workers.work("quality", task, QualityResult, stage.update)
         self._require_unchanged()
         results = tuple(self._result(arm, found) for arm in self._plan.arms)
-        for result in results:
-            self._ledger.append(Kind.RESULT, msgspec.to_builtins(result), cites=self._workers.cites)
         return Appraisal(results, {label: arm.arrays() for label, arm in found.arms.items()})
 
     def _result(self, arm: PlannedArm, found: QualityResult) -> ArmQuality:
@@ -201,6 +227,7 @@ class Appraiser:
             },
             counts=msgspec.structs.asdict(plan.counts),
             bands=plan.request.bands,
+            promise=self._promise or UNSET,
         )
 
 

@@ -19,13 +19,14 @@ from attnbench.measure.by_results import Shelf, weigh
 from attnbench.measure.conclusion import claim_body, text_of
 from attnbench.measure.recorded import NOT_HELD, Unreadable
 from attnbench.protocol.adjudication import adjudicated_again
+from attnbench.protocol.appraisal import ArmQuality, QualityCell
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell, Role
 from attnbench.protocol.claim_log import BY_RECORDED_RESULTS, imported_again, is_import
 from attnbench.protocol.decided import same_method
 from attnbench.protocol.document import ProtocolFile, Quantity
 from attnbench.protocol.imported_rule import require_its_rule
-from attnbench.protocol.judgement import Seen, judge, order_seen, seen_in
+from attnbench.protocol.judgement import Seen, judge, order_seen, quality_seen, seen_in
 from attnbench.protocol.reading import read
 from attnbench.protocol.result import ArmResult, Promise
 
@@ -136,17 +137,33 @@ def _seen(file: ProtocolFile, results: Sequence[Record]) -> list[Seen]:
     """What the results of a run say of the file's cells, in its order."""
     if file.claim.quantity is Quantity.ORDER_EFFECT:
         return [order_seen(msgspec.convert(each.body, CalibrationResult)) for each in results]
+    if file.is_of_quality:
+        return _gated(file, [msgspec.convert(each.body, ArmQuality) for each in results])
     cells: dict[Cell, list[ArmResult]] = {}
     for each in results:
         result = msgspec.convert(each.body, ArmResult)
         cells.setdefault(result.cell, []).append(result)
-    return [seen_in(file, found, _labels(file, found)) for found in cells.values()]
+    return [seen_in(file, found, _labels(file, _methods(found))) for found in cells.values()]
 
 
-def _labels(file: ProtocolFile, results: Sequence[ArmResult]) -> dict[str, str]:
+def _gated(file: ProtocolFile, results: Sequence[ArmQuality]) -> list[Seen]:
+    """What the quality gates say of the file's cells, in its order."""
+    cells: dict[QualityCell, list[ArmQuality]] = {}
+    for result in results:
+        cells.setdefault(result.cell, []).append(result)
+    return [
+        quality_seen(file, part, found, _labels(file, [each.arm for each in found]))
+        for part, found in zip(file.cell, cells.values(), strict=True)
+    ]
+
+
+def _methods(results: Sequence[ArmResult]) -> list[str]:
+    return list(dict.fromkeys(r.method for r in results if r.role is not Role.BASELINE_AGAIN))
+
+
+def _labels(file: ProtocolFile, methods: Sequence[str]) -> dict[str, str]:
     """What the arms of the file are called in the run: an implementation was chosen there, and a
     parameter that has its default is not named."""
-    methods = list(dict.fromkeys(r.method for r in results if r.role is not Role.BASELINE_AGAIN))
     found = {}
     for spec in file.arms:
         same = [it for it in methods if same_method(it, spec)]

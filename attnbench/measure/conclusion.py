@@ -11,6 +11,7 @@ from attnbench.errors import AttnbenchError, UsageError
 from attnbench.ledger import Account, Json, Kind, Record, Timing
 from attnbench.ledger.promises import is_opening
 from attnbench.measure.chosen import PilotArm
+from attnbench.protocol.appraisal import ArmQuality
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell
 from attnbench.protocol.judgement import Judgement, published
@@ -39,6 +40,7 @@ class Concluded:
     results: tuple[ArmResult, ...] = ()
     alone: Mapping[Cell, tuple[PilotArm, ...]] = field(default_factory=dict)
     order_effect: CalibrationResult | None = None
+    appraisals: tuple[ArmQuality, ...] = ()
     failed: tuple[AttnbenchError, ...] = ()
     decides: Record | None = None
 
@@ -95,6 +97,7 @@ def claim_body(source: Source, judgement: Judgement, imported: Record | None) ->
             "cell": msgspec.to_builtins(decisive.cell),
         },
         "control": msgspec.to_builtins(decisive.control),
+        **({"required": msgspec.to_builtins(decisive.required)} if decisive.required else {}),
         "verdict": {
             "claim": verdict.outcome.value,
             "claim_reason": verdict.reason.value,

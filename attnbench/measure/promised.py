@@ -22,6 +22,7 @@ from attnbench.ledger import (
     timing_of,
 )
 from attnbench.measure.answers import PilotResult
+from attnbench.measure.appraising import Appraiser
 from attnbench.measure.calibrating import Calibrator
 from attnbench.measure.chosen import PilotArm, pilot_alone
 from attnbench.measure.conclusion import Concluded, claim_body, text_of
@@ -31,15 +32,23 @@ from attnbench.measure.judge import nothing
 from attnbench.measure.layout import cell_of
 from attnbench.measure.past import Past, past_sessions
 from attnbench.measure.plan import Plan
-from attnbench.measure.promised_plan import labels_of, order_plan, plans_of
+from attnbench.measure.promised_plan import labels_of, order_plan, plans_of, quality_plans
 from attnbench.measure.reporter import Reporter
 from attnbench.measure.verdicts import arm_results
 from attnbench.measure.workers import Runner, new_run
+from attnbench.protocol.appraisal import ArmQuality
 from attnbench.protocol.calibration_result import CalibrationResult
 from attnbench.protocol.cell import Cell
 from attnbench.protocol.document import Quantity
 from attnbench.protocol.imported_rule import imported_of
-from attnbench.protocol.judgement import Judgement, Seen, judge, order_seen, seen_in
+from attnbench.protocol.judgement import (
+    Judgement,
+    Seen,
+    judge,
+    order_seen,
+    quality_seen,
+    seen_in,
+)
 from attnbench.protocol.reading import Source
 from attnbench.protocol.result import ArmResult, Promise
 
@@ -87,6 +96,8 @@ class PromisedRun:
             self._require_unchanged()
             judgement = judge(self._file, [order_seen(found)])
             return self._concluded(judgement, order_effect=found)
+        if self._file.is_of_quality:
+            return self._by_quality()
         results: list[ArmResult] = []
         alone: dict[Cell, tuple[PilotArm, ...]] = {}
         seen: list[Seen] = []
@@ -118,6 +129,34 @@ class PromisedRun:
         results = arm_results(evidence)
         self._record(results, evidence.cites)
         return results, pilot_alone(evidence)
+
+    def _by_quality(self) -> Concluded:
+        """By the quality gates of every cell; nothing is timed."""
+        results: list[ArmQuality] = []
+        seen: list[Seen] = []
+        plans = quality_plans(self._file, self._promise)
+        for plan, part in zip(plans, self._file.cell, strict=True):
+            self._reporter.note(
+                f"run {self.name}: {len(plan.arms)} arms, {in_words(plan.minutes)} on "
+                f"{plan.cell.facts.name}"
+            )
+            appraiser = Appraiser(
+                plan,
+                self._ledger,
+                self._reporter,
+                run=self._run_task,
+                unchanged=self._require_unchanged,
+                promise=self._promise,
+                past=self._past(plan.cell),
+                name=self.name,
+            )
+            with self._reporter.stage(f"cell of {plan.cell.context} tokens"):
+                found = appraiser.judged()
+            self._record(found.results, appraiser.cites)
+            results += found.results
+            labels = labels_of(self._file, plan.cell.device)
+            seen.append(quality_seen(self._file, part, found.results, labels))
+        return self._concluded(judge(self._file, seen), appraisals=tuple(results))
 
     def _order_effect(self) -> CalibrationResult:
         plan = order_plan(self._file, self._promise)
@@ -162,7 +201,9 @@ class PromisedRun:
         return past
 
     def _record(
-        self, results: Sequence[ArmResult | CalibrationResult], sessions: Sequence[str]
+        self,
+        results: Sequence[ArmResult | CalibrationResult | ArmQuality],
+        sessions: Sequence[str],
     ) -> None:
         """Append the results that this run has not recorded yet."""
         registration = [self._promise.registration] if self._promise.registration else []
@@ -195,6 +236,7 @@ class PromisedRun:
         results: tuple[ArmResult, ...] = (),
         alone: Mapping[Cell, tuple[PilotArm, ...]] | None = None,
         order_effect: CalibrationResult | None = None,
+        appraisals: tuple[ArmQuality, ...] = (),
     ) -> Concluded:
         records = self._records()
         of_run = account(records, lambda record: record.body.get("run") == self.name)
@@ -228,6 +270,7 @@ class PromisedRun:
             results=results,
             alone=alone or {},
             order_effect=order_effect,
+            appraisals=appraisals,
             failed=tuple(self._failed),
             decides=self._decides,
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from attnbench.errors import Unsupported
+from attnbench.measure.appraising import QualityPlan, QualityRequest, plan_quality
 from attnbench.measure.calibration_plan import (
     CalibrationPlan,
     CalibrationRequest,
@@ -18,6 +19,7 @@ from attnbench.methods.registry import parse
 from attnbench.protocol.document import CellPart, ProtocolFile, Quantity
 from attnbench.protocol.result import Promise
 from attnbench.quality.levels import Level
+from attnbench.quality.sources import text_file
 
 
 def plans_of(file: ProtocolFile, promise: Promise) -> tuple[Plan, ...]:
@@ -28,6 +30,8 @@ def plans_of(file: ProtocolFile, promise: Promise) -> tuple[Plan, ...]:
     """
     if file.claim.quantity is Quantity.ORDER_EFFECT:
         return (order_plan(file, promise).cell,)
+    if file.is_of_quality:
+        return tuple(plan.cell for plan in quality_plans(file, promise))
     return tuple(
         _on_its_gpu(plan_decode(request_of(file, part, promise)), part, promise)
         for part in file.cell
@@ -54,6 +58,29 @@ def order_plan(file: ProtocolFile, promise: Promise) -> CalibrationPlan:
     plan = plan_calibration(request, promise)
     _on_its_gpu(plan.cell, part, promise)
     return plan
+
+
+def quality_plans(file: ProtocolFile, promise: Promise) -> tuple[QualityPlan, ...]:
+    """One a cell, of a quantity of the quality gates."""
+    plans = []
+    for part in file.cell:
+        plan = plan_quality(
+            QualityRequest(
+                model=part.model,
+                methods=file.arms,
+                level=Level.FULL if file.is_thorough else Level.QUICK,
+                context=part.context,
+                dtype=part.dtype,
+                device=part.device,
+                text=text_file(part.text),
+                seed=file.schedule.seed,
+                threads=part.threads,
+                bounds=file.asks_for_bounds,
+            )
+        )
+        _on_its_gpu(plan.cell, part, promise)
+        plans.append(plan)
+    return tuple(plans)
 
 
 def request_of(file: ProtocolFile, part: CellPart, promise: Promise) -> DecodeRequest:

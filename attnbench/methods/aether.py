@@ -171,6 +171,11 @@ class Aether(Method):
             cls("scaled", 8, "absolute", 5.0, levels=3, fan=2),
         )
 
+    @property
+    def together(self) -> int:
+        """Of a block."""
+        return self.block
+
     def full_budget(self, tokens: int) -> Self:
         """Every block."""
         del tokens

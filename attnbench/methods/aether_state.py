@@ -13,6 +13,7 @@ from attnbench.methods.aether_certificate import Certificate
 from attnbench.methods.base import CacheView, LayerShape
 from attnbench.methods.block_store import BlockStore, blocks_in, rows_kept, spread
 from attnbench.methods.exact_cache import ExactCacheLayer
+from attnbench.methods.selection import grouped
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class AetherLayer(ExactCacheLayer):
         del q
         step = self.last()
         return spread(step.mask, self.method.block)[..., : step.tokens].flatten(1, 2)
+
+    def logit_bounds(self, q: Tensor) -> tuple[Tensor, int]:
+        """The variant's scores, which its source takes for bounds."""
+        formula, scale = self.method.formula, self.shape.scale
+        queries = grouped(q, self.shape.kv_heads).double()
+        scores = formula.score(queries, self.store.seen(self.visible), scale)
+        return formula.logits(scores, scale).flatten(1, 2), self.method.block
 
     def reset(self) -> None:
         """Summaries of the prompt; what the last step did stays."""

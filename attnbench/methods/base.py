@@ -125,6 +125,13 @@ class MethodLayer(ABC):
         del q
         return None
 
+    def logit_bounds(self, q: Tensor) -> tuple[Tensor, int] | None:
+        """What this layer takes for the most that a logit of each block of tokens can be, in the
+        last step, which had queries q [B,H,1,D]: [B,H,n] in the units of logits, and how many
+        tokens a block holds. None: it bounds nothing."""
+        del q
+        return None
+
     @abstractmethod
     def bytes_read(self) -> int:
         """The least device memory, in bytes, that one decode step must read at this length; where
@@ -180,6 +187,11 @@ class Method(ABC):
         if cls.implementations == ("triton",) and device_type != "cuda":
             return ()
         return (cls(),)
+
+    @property
+    def together(self) -> int:
+        """Tokens that a selection takes together: as many does a random choice take, too."""
+        return 1
 
     def full_budget(self, tokens: int) -> Self | None:
         """This method with nothing left out of `tokens` tokens; None: it has no budget."""

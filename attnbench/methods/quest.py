@@ -72,6 +72,11 @@ class Quest(Method):
         """The kernels read the length from the device; PyTorch takes it from a shape."""
         return self.impl == "triton"
 
+    @property
+    def together(self) -> int:
+        """Of a page."""
+        return self.page
+
     def full_budget(self, tokens: int) -> Self:
         """Every page."""
         del tokens
@@ -204,6 +209,13 @@ class QuestLayer(ExactCacheLayer):
         rows, inside = self._rows(grouped(q, self.shape.kv_heads))
         rows = rows.masked_fill(~inside, self.visible)
         return mask_of(rows, self.visible + 1)[..., :-1].flatten(1, 2)
+
+    def logit_bounds(self, q: Tensor) -> tuple[Tensor, int]:
+        """By the ends of every channel."""
+        count = blocks_in(self.visible, self.method.page)
+        ends = self.least[:, :, :count], self.greatest[:, :, :count]
+        bounds = page_bounds(grouped(q, self.shape.kv_heads), *ends) * self.shape.scale
+        return bounds.flatten(1, 2), self.method.page
 
     def _of_heads(self, cache: Tensor, rows: Tensor) -> Tensor:
         """Rows [B,Hkv,G,K] of a cache [B,Hkv,N,D] in float32: [B,Hkv,G,K,D]."""

@@ -11,6 +11,7 @@ from attnbench.errors import Exit
 from attnbench.protocol.cell import Role
 from attnbench.protocol.exit import gravest
 from attnbench.protocol.kept_map import KeptMap
+from attnbench.protocol.result import Interval, Promise
 
 
 class QualityCell(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +50,9 @@ class ArmQuality(msgspec.Struct, frozen=True, kw_only=True):
     limits that are not the default, as `band_options` reads them. `floor` marks exact attention
     computed in another way, whose errors no method can avoid. `contrast` has figures of the local
     gate by place, on made-up data and on random weights, where nothing earns a verdict. `kept` says
-    where in the text its attention went, if that was asked for and it leaves any token out.
+    where in the text its attention went, if that was asked for and it leaves any token out. Under
+    a protocol's `promise` there are `quantities`, as `document.Quantity` names them, with intervals
+    over offsets of text.
     """
 
     appraisal: str  # the level: how much was run
@@ -75,6 +78,8 @@ class ArmQuality(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | UnsetType = UNSET
     contrast: dict[str, dict[str, float]] | UnsetType = UNSET
     kept: KeptMap | UnsetType = UNSET
+    promise: Promise | UnsetType = UNSET
+    quantities: dict[str, Interval] | UnsetType = UNSET
 
 
 def as_earned(result: ArmQuality) -> ArmQuality:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Any
 
 from attnbench.errors import UsageError
@@ -12,6 +13,7 @@ from attnbench.protocol.cell import Mode, Scope
 from attnbench.protocol.claim import Direction, Reach
 from attnbench.protocol.decided import STRONGEST
 from attnbench.protocol.document import (
+    OF_QUALITY,
     CellPart,
     ClaimPart,
     ControlPart,
@@ -66,6 +68,7 @@ def _arms(found: Mapping[str, Any]) -> Iterator[Problem]:
     if claim.quantity is Quantity.ORDER_EFFECT:
         yield from _order_effect(found, claim)
         return
+    yield from _required(found, arms)
     named = {"claim.arm": claim.arm}
     if isinstance(control, ControlPart):
         named["control.arm"] = control.arm
@@ -79,6 +82,43 @@ def _arms(found: Mapping[str, Any]) -> Iterator[Problem]:
         if arm and arm not in arms:
             near = nearest(arm, arms) if arms else "; there are none"
             yield Problem(where, f"{arm!r} is not among arms{near}")
+
+
+def _required(found: Mapping[str, Any], arms: Sequence[str]) -> Iterator[Problem]:
+    """What has to be so of an arm."""
+    for number, part in enumerate(found.get("require") or (), start=1):
+        where = f"require {number}"
+        if part.arm not in arms:
+            near = nearest(part.arm, arms) if arms else "; there are none"
+            yield Problem(f"{where}.arm", f"{part.arm!r} is not among arms{near}")
+        if part.quantity not in OF_QUALITY or found["claim"].quantity not in OF_QUALITY:
+            known = ", ".join(each.value for each in Quantity if each in OF_QUALITY)
+            yield Problem(where, f"goes with quantities of the quality gates: {known}")
+        if part.least > part.greatest or (part.least, part.greatest) == (-inf, inf):
+            yield Problem(where, "limits nothing: `least`, `greatest` or both, in that order")
+
+
+def _of_quality(found: Mapping[str, Any]) -> Iterator[Problem]:
+    """Nothing is timed: what is about time has no place."""
+    claim: ClaimPart | None = found.get("claim")
+    if claim is None or claim.quantity not in OF_QUALITY:
+        return
+    reason = f"{claim.quantity.value} is of the quality gates, which time nothing"
+    if found.get("baseline", STRONGEST) != STRONGEST:
+        yield Problem("baseline", f"leave it out: {reason}")
+    if not found.get("quality", True):
+        yield Problem("quality", f"cannot be false: {claim.quantity.value} is of its gates")
+    if found.get("gates"):
+        yield Problem("gates", "leave it out: the claim's own bound decides, and no band")
+    for part, may_change in (("schedule", ("preset", "seed")), ("decision", ("rule",))):
+        for key, _ in set_parts(found[part]) if part in found else ():
+            if key not in may_change:
+                yield Problem(f"{part}.{key}", f"leave it out: {reason}")
+    for number, cell in enumerate(found.get("cell") or (), start=1):
+        if (cell.scope, cell.mode, cell.batch) != (Scope.STEP, Mode.EAGER, 1):
+            yield Problem(f"cell {number}", f"scope step, mode eager and batch 1: {reason}")
+        if cell.model.startswith("preset:"):
+            yield Problem(f"cell {number}.model", "random weights show nothing of quality")
 
 
 def _order_effect(found: Mapping[str, Any], claim: ClaimPart) -> Iterator[Problem]:
@@ -200,6 +240,7 @@ RULES: tuple[Callable[[Mapping[str, Any]], Iterator[Problem]], ...] = (
     _arms,
     _cells,
     _claim_in_cells,
+    _of_quality,
     _schedule,
     _gates,
     _publish,

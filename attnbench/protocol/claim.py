@@ -60,6 +60,7 @@ class ClaimReason(StrEnum):
     NOT_MEASURED = "not-measured"
     ONE_PLACE = "one-place"
     QUALITY_KILL = "quality-kill"
+    REQUIREMENT_MISSED = "requirement-missed"
     QUALITY_NOT_SHOWN = "quality-not-shown"
     SCOPE = "scope"
     SOURCE_ONLY = "source-only"
@@ -78,6 +79,9 @@ NEXT_STEP = {
     ClaimReason.ONE_PLACE: "claim it of the GPU and the model where it held: one place is not all",
     ClaimReason.QUALITY_KILL: "withdraw the claim: the method hurts the model",
     ClaimReason.QUALITY_NOT_SHOWN: "run every quality gate on a trained model until it passes",
+    ClaimReason.REQUIREMENT_MISSED: (
+        "bring the arm to where the claim is about it, then measure again"
+    ),
     ClaimReason.SCOPE: "measure on the GPU and the model that the claim names",
     ClaimReason.SOURCE_ONLY: "read the source's own code or log, which is not part of this project",
 }

@@ -29,11 +29,27 @@ class Measure(StrEnum):
     ORDER_EFFECT = "order-effect"  # one method's time measured first over its time measured second
     STEP_TIME = "step-time"  # the median step of a session, ms
     BYTE_FLOOR = "byte-floor"  # the bytes that a step reads over the session's bandwidth, ms
+    COSINE = "cosine"  # of outputs with SDPA's; this and the next four are of the quality gates
+    OVER_RANDOM = "over-random"  # the cosine less that of as many random tokens, or blocks
+    SKILL = "selection-skill"  # its place between random tokens and the best ones
+    PERPLEXITY = "perplexity-change"  # per cent
+    KEPT_SHARE = "kept-share"
+    BOUND_VIOLATIONS = "bound-violations"  # share of blocks with a logit above their bound
     READ_RATE = "read-rate"  # the bytes that a step of attention reads over its time, TB/s
 
 
 AGAINST_A_BASELINE = (Measure.SPEED_UP, Measure.KV_BYTES)
-BY_PROTOCOL = (Measure.SPEED_UP, Measure.KV_BYTES, Measure.ORDER_EFFECT)
+BY_PROTOCOL = (
+    Measure.SPEED_UP,
+    Measure.KV_BYTES,
+    Measure.ORDER_EFFECT,
+    Measure.COSINE,
+    Measure.OVER_RANDOM,
+    Measure.SKILL,
+    Measure.PERPLEXITY,
+    Measure.KEPT_SHARE,
+    Measure.BOUND_VIOLATIONS,
+)
 BY_RESULTS = (Measure.SPEED_UP, Measure.STEP_TIME, Measure.BYTE_FLOOR, Measure.READ_RATE)
 
 
@@ -42,7 +58,9 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `arms` are methods as `decode --method` has them, one of which is measured, in whatever
     implementation; `strongest` is the fastest exact arm of the run's pilot. `models` are those that
-    have the claimed shape. `level` and `sessions` are the least.
+    have the claimed shape. `level` and `sessions` are the least, as `least_context` is. Where a
+    claim names another value for each context, `claimed` has them: all of them are measured, and
+    each has to hold.
     """
 
     quantity: Measure
@@ -50,6 +68,8 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     baseline: str = ""
     models: tuple[str, ...] = ()
     context: Count | UnsetType = UNSET
+    least_context: Count | UnsetType = UNSET
+    claimed: dict[str, float] | UnsetType = UNSET
     batch: Count | UnsetType = UNSET
     dtype: Literal["float32", "float16", "bfloat16"] | UnsetType = UNSET
     device: Literal["cuda", "cpu"] | UnsetType = UNSET
@@ -65,6 +85,11 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         if bool(self.baseline) != (self.quantity in AGAINST_A_BASELINE):
             known = " and ".join(AGAINST_A_BASELINE)
             yield f"decided.baseline goes with {known}, and only with them"
+        if self.claimed is not UNSET:
+            if not all(name.isdigit() and value > 0 for name, value in self.claimed.items()):
+                yield "decided.claimed has a value above 0 for each context"
+            if self.quantity not in BY_PROTOCOL:
+                yield f"decided.claimed goes with {', '.join(BY_PROTOCOL)}"
         if self.quantity is Measure.READ_RATE and self.scope is not Scope.ATTENTION:
             yield "decided.scope is attention where a read rate is: a step reads weights, too"
 

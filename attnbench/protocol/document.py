@@ -31,6 +31,25 @@ class Quantity(StrEnum):
     SPEED_UP = "speed-up"  # the baseline's time over the arm's
     KV_BYTES = "kv-bytes"  # the arm's reachable KV bytes over the baseline's
     ORDER_EFFECT = "order-effect"  # one method's time measured first over its time measured second
+    COSINE = "cosine"  # of the arm's outputs with SDPA's, averaged over layers, heads and steps
+    OVER_RANDOM = "over-random"  # that cosine less the one of as many random tokens, or blocks
+    SKILL = "selection-skill"  # the cosine's place between random tokens (0) and the best ones (1)
+    PERPLEXITY = "perplexity-change"  # with the arm inside the model, in per cent
+    KEPT_SHARE = "kept-share"  # of the tokens, as the arm's witness declares it
+    BOUND_VIOLATIONS = "bound-violations"  # share of blocks with a logit above its bound
+
+
+OF_QUALITY = frozenset(
+    {
+        Quantity.COSINE,
+        Quantity.OVER_RANDOM,
+        Quantity.SKILL,
+        Quantity.PERPLEXITY,
+        Quantity.KEPT_SHARE,
+        Quantity.BOUND_VIOLATIONS,
+    }
+)
+QUALITY_LEVEL = 0.95  # of their intervals, which are over offsets of text
 
 
 class Rule(StrEnum):
@@ -59,7 +78,11 @@ class ClaimPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellPart(msgspec.Struct, frozen=True, kw_only=True):
-    """Where it is measured; nothing of it is left to the machine. `gpu` is as records name it."""
+    """Where it is measured; nothing of it is left to the machine. `gpu` is as records name it.
+
+    A claim that names another value for each cell has it as `claimed`: what was measured is held
+    against the bound as a share of that.
+    """
 
     model: Text
     context: Count
@@ -71,6 +94,7 @@ class CellPart(msgspec.Struct, frozen=True, kw_only=True):
     gpu: str = ""
     threads: Count = 1
     text: str = ""
+    claimed: Annotated[float, Meta(gt=0)] = 1.0
 
 
 class SchedulePart(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,6 +128,19 @@ class ControlPart(msgspec.Struct, frozen=True, kw_only=True):
     direction: Direction
     bound: float
     why: Text
+
+
+class RequirePart(msgspec.Struct, frozen=True, kw_only=True):
+    """What has to be so for the claim to be asked at all: a figure of an arm within its limits.
+
+    At least one of `least` and `greatest` is there.
+    """
+
+    arm: Text
+    quantity: Quantity
+    why: Text
+    least: float = -inf
+    greatest: float = inf
 
 
 class GatePart(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,12 +185,29 @@ class ProtocolFile(msgspec.Struct, frozen=True, kw_only=True):
     schedule: SchedulePart = SchedulePart()
     decision: DecisionPart = DecisionPart()
     control: ControlPart | UnsetType = UNSET
+    require: tuple[RequirePart, ...] = ()
     gates: dict[str, GatePart] = {}
 
     @property
     def deciding(self) -> int:
         """How many of the cells decide."""
         return len(self.cell) if self.decision.rule is Rule.EVERY else 1
+
+    @property
+    def is_of_quality(self) -> bool:
+        """Whether its quantity is one of the quality gates': nothing is timed."""
+        return self.claim.quantity in OF_QUALITY
+
+    @property
+    def is_thorough(self) -> bool:
+        """Whether the quality gates take more text than it takes to make every one."""
+        return self.schedule.preset == "rigorous"
+
+    @property
+    def asks_for_bounds(self) -> bool:
+        """Whether bounds have to be held against logits."""
+        asked = (self.claim.quantity, *(each.quantity for each in self.require))
+        return Quantity.BOUND_VIOLATIONS in asked
 
     @property
     def named_baseline(self) -> str:

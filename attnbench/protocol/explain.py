@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 
 from msgspec import UNSET
 
 from attnbench.protocol.claim import Direction, Reach
-from attnbench.protocol.document import CellPart, ProtocolFile, Quantity, Rule
+from attnbench.protocol.document import (
+    QUALITY_LEVEL,
+    CellPart,
+    ProtocolFile,
+    Quantity,
+    Rule,
+)
 from attnbench.protocol.presets import Protocol
 
 VALUES = {
@@ -17,6 +24,19 @@ VALUES = {
         "the time of one method measured first over its time measured second (5 warm-up steps, "
         "then all timed steps, one arm after the other)"
     ),
+    Quantity.COSINE: (
+        "the cosine of {arm}'s outputs with SDPA's, averaged over layers, heads and steps"
+    ),
+    Quantity.OVER_RANDOM: (
+        "the cosine of {arm}'s outputs with SDPA's, less that of as many random tokens (of a "
+        "method that chooses blocks: of random blocks)"
+    ),
+    Quantity.SKILL: (
+        "the place of {arm}'s cosine between that of random tokens, 0, and of the best ones, 1"
+    ),
+    Quantity.PERPLEXITY: "the change of perplexity with {arm} inside the model, in per cent,",
+    Quantity.KEPT_SHARE: "the share of the tokens that {arm} declares to attend to",
+    Quantity.BOUND_VIOLATIONS: "the share of blocks with a logit above what {arm} bounds it by",
 }
 SIDES = {Direction.AT_LEAST: "at least", Direction.AT_MOST: "at most", Direction.ABOUT: "about"}
 REACHES = {
@@ -33,8 +53,9 @@ def explained(file: ProtocolFile) -> list[tuple[str, str]]:
     sections: list[tuple[str, Iterator[str]]] = [
         ("claim", _claim(file)),
         ("measured", _measured(file)),
-        ("schedule", _schedule(file.protocol(), file.schedule.seed)),
+        ("schedule", _text(file) if file.is_of_quality else _schedule(file)),
         ("control", _control(file)),
+        *([("required", _required(file))] if file.require else []),
         ("quality", _quality(file)),
         ("decided", _decided(file)),
         ("if it holds", iter([file.publish.if_holds])),
@@ -49,6 +70,7 @@ def cell_in_words(cell: CellPart) -> str:
     return (
         f"{cell.model}, {cell.context} tokens, batch {cell.batch}, {cell.dtype}, scope "
         f"{cell.scope.value}, mode {cell.mode.value}, on {cell.gpu or cell.device}"
+        f"{f'; as a share of {cell.claimed:g}' if cell.claimed != 1 else ''}"
     )
 
 
@@ -67,6 +89,9 @@ def _measured(file: ProtocolFile) -> Iterator[str]:
         yield f"Cell {number}: {cell_in_words(cell)}."
     if file.claim.quantity is Quantity.ORDER_EFFECT:
         return
+    if file.is_of_quality:
+        yield f"Arms: {', '.join(file.arms)}, and exact attention computed in another way."
+        return
     yield f"Arms: {', '.join(file.arms)}, every exact arm that runs there, and zero_cost."
     if file.named_baseline:
         yield f"Baseline: {file.named_baseline}, named here; faster must still hold against every"
@@ -75,7 +100,27 @@ def _measured(file: ProtocolFile) -> Iterator[str]:
         yield "Baseline: the fastest exact arm of a pilot, which enters no statistic."
 
 
-def _schedule(protocol: Protocol, seed: int) -> Iterator[str]:
+def _text(file: ProtocolFile) -> Iterator[str]:
+    full = " with --full" if file.is_thorough else ""
+    yield f"As `attnbench quality` runs every gate{full}: several offsets of a real text, steps of"
+    yield f"each layer and of the model after each prompt; seed {file.schedule.seed}. Nothing is"
+    yield "timed."
+
+
+def _required(file: ProtocolFile) -> Iterator[str]:
+    for part in file.require:
+        value = VALUES[part.quantity].format(arm=part.arm)
+        sides = (
+            "" if part.least == -inf else f"at least {part.least:g}",
+            "" if part.greatest == inf else f"at most {part.greatest:g}",
+        )
+        limits = " and ".join(filter(None, sides))
+        yield f"{value} must be {limits}, or the run says nothing. {part.why}"
+
+
+def _schedule(file: ProtocolFile) -> Iterator[str]:
+    protocol: Protocol = file.protocol()
+    seed = file.schedule.seed
     looks = ", ".join(map(str, protocol.looks))
     when = f", judged after {looks}" if looks else ""
     yield (
@@ -104,6 +149,9 @@ def _quality(file: ProtocolFile) -> Iterator[str]:
     if file.claim.quantity is Quantity.ORDER_EFFECT or not file.quality:
         yield "Not judged."
         return
+    if file.is_of_quality:
+        yield "Every gate against SDPA, by the default bands; shown beside it."
+        return
     gates = "Every gate" if file.claim.keeps_quality else "Outputs and logits"
     yield f"{gates} against SDPA on real text, where weights are trained."
     if not file.gates:
@@ -122,6 +170,11 @@ def _decided(file: ProtocolFile) -> Iterator[str]:
     if file.claim.quantity is Quantity.KV_BYTES:
         yield "SUPPORTED where the bytes lie on the claim's side of the bound, FALSIFIED where they"
         yield "do not; VOID where tensors and allocator disagree."
+        return
+    if file.is_of_quality:
+        yield f"SUPPORTED where the {_percent(QUALITY_LEVEL)} interval, t over offsets, lies on the"
+        yield "claim's side of the bound, FALSIFIED where it lies beyond it, INCONCLUSIVE else;"
+        yield "what is counted has no interval."
         return
     protocol = file.protocol()
     of_order = file.claim.quantity is Quantity.ORDER_EFFECT

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from attnbench.errors import UsageError
 from attnbench.ledger import Record
@@ -80,9 +81,18 @@ def _differences(rule: Mapping[str, Any], decided: Decided, file: ProtocolFile) 
         for name, there, here in _places(rule, decided, cell):
             if there != here:
                 yield f"{name} of cell {number} is {there!r} there and {here!r} here"
+        if decided.least_context is not UNSET and cell.context < decided.least_context:
+            yield (
+                f"context of cell {number} is at least {decided.least_context} there and "
+                f"{cell.context} here"
+            )
         if decided.models and cell.model not in decided.models:
             models = " or ".join(decided.models)
             yield f"model of cell {number} is {models} there and {cell.model!r} here"
+    cells = {str(cell.context): cell.claimed for cell in file.cell[: file.deciding]}
+    there = dict.fromkeys(cells, 1.0) if decided.claimed is UNSET else decided.claimed
+    if cells != there:
+        yield f"claimed, by context, is {there} there and {cells} here"
     yield from _looser(rule, decided, file)
 
 

@@ -13,6 +13,7 @@ from math import inf
 import msgspec
 from msgspec import UNSET
 
+from attnbench.protocol.appraisal import ArmQuality
 from attnbench.protocol.calibration_result import Bias, CalibrationResult
 from attnbench.protocol.cell import Cell, Role
 from attnbench.protocol.claim import (
@@ -24,7 +25,7 @@ from attnbench.protocol.claim import (
     Outcome,
     claim_verdict,
 )
-from attnbench.protocol.document import ControlPart, ProtocolFile, Quantity, Rule
+from attnbench.protocol.document import CellPart, ControlPart, ProtocolFile, Quantity, Rule
 from attnbench.protocol.order_effect import BLOCKS, SEQUENTIAL
 from attnbench.protocol.result import ArmResult, Interval
 from attnbench.protocol.verdict import Verdict
@@ -56,6 +57,7 @@ class CellJudgement(msgspec.Struct, frozen=True, kw_only=True):
     intervals: tuple[Interval, ...]
     control: Control
     verdict: ClaimVerdict
+    required: tuple[Control, ...] = ()
 
     @property
     def value(self) -> float | None:
@@ -78,13 +80,12 @@ class Seen:
     cell: Cell
     claimed: Observation
     control: Observation
+    required: tuple[Observation, ...] = ()
 
 
 def judge(file: ProtocolFile, seen: Sequence[Seen]) -> Judgement:
     """The verdict on the file's claim from what was seen in each of its cells, in order."""
-    cells = tuple(
-        _judge_cell(file, each, part.gpu) for each, part in zip(seen, file.cell, strict=True)
-    )
+    cells = tuple(_judge_cell(file, each, part) for each, part in zip(seen, file.cell, strict=True))
     deciding = cells[: file.deciding] if file.decision.rule is Rule.FIRST else cells
     decisive = min(deciding, key=lambda cell: AGAINST_ALL.index(cell.verdict.outcome))
     return Judgement(verdict=decisive.verdict, decisive=decisive, cells=cells)
@@ -125,6 +126,31 @@ def seen_in(file: ProtocolFile, results: Sequence[ArmResult], labels: Mapping[st
     )
 
 
+def quality_seen(
+    file: ProtocolFile, part: CellPart, results: Sequence[ArmQuality], labels: Mapping[str, str]
+) -> Seen:
+    """What the gates of one cell say; `labels` are the arms' names in the run."""
+    by_arm = {result.arm: result for result in results}
+    control = file.control
+    assert isinstance(control, ControlPart)  # the file was checked
+    quantity = file.claim.quantity
+    at = results[0].cell
+    return Seen(
+        cell=Cell(
+            model=at.model,
+            context=at.context,
+            batch=part.batch,
+            dtype=at.dtype,
+            scope=part.scope,
+            mode=part.mode,
+            device=at.device,
+        ),
+        claimed=_gated(by_arm[labels[file.claim.arm]], quantity),
+        control=_gated(by_arm[labels[control.arm]], quantity),
+        required=tuple(_gated(by_arm[labels[it.arm]], it.quantity) for it in file.require),
+    )
+
+
 def order_seen(result: CalibrationResult) -> Seen:
     """What an order effect says: one arm after the other of the claim, blocks of the control."""
     biases = {} if result.order_effect is UNSET else {b.how: b for b in result.order_effect}
@@ -135,10 +161,11 @@ def order_seen(result: CalibrationResult) -> Seen:
     )
 
 
-def _judge_cell(file: ProtocolFile, seen: Seen, gpu: str) -> CellJudgement:
+def _judge_cell(file: ProtocolFile, seen: Seen, part: CellPart) -> CellJudgement:
     control = _control(file, seen.control)
-    claim = file.claim_of(gpu=gpu or seen.cell.device, model=seen.cell.model)
-    verdict = claim_verdict(claim, seen.claimed)
+    claim = file.claim_of(gpu=part.gpu or seen.cell.device, model=seen.cell.model)
+    claimed = _as_share(seen.claimed, part.claimed)
+    verdict = claim_verdict(claim, claimed)
     if not control.found and verdict.outcome not in (Outcome.VOID, Outcome.UNTESTABLE):
         advice = NEXT_STEP[ClaimReason.CONTROL_NOT_FOUND]
         verdict = ClaimVerdict(
@@ -146,13 +173,49 @@ def _judge_cell(file: ProtocolFile, seen: Seen, gpu: str) -> CellJudgement:
             reason=ClaimReason.CONTROL_NOT_FOUND,
             next_step=f"{advice}: {control.what} is {_in_words(control.intervals)}",
         )
-    return CellJudgement(
-        cell=seen.cell, intervals=seen.claimed.intervals, control=control, verdict=verdict
+    required = tuple(
+        _within(each.least, each.greatest, f"{each.quantity.value} of {each.arm}", observed)
+        for each, observed in zip(file.require, seen.required, strict=True)
     )
+    missed = next((each for each in required if not each.found), None)
+    if missed is not None and verdict.outcome not in (Outcome.VOID, Outcome.UNTESTABLE):
+        advice = NEXT_STEP[ClaimReason.REQUIREMENT_MISSED]
+        verdict = ClaimVerdict(
+            outcome=Outcome.VOID,
+            reason=ClaimReason.REQUIREMENT_MISSED,
+            next_step=f"{advice}: {missed.what} is {_in_words(missed.intervals)}",
+        )
+    return CellJudgement(
+        cell=seen.cell,
+        intervals=claimed.intervals,
+        control=control,
+        verdict=verdict,
+        required=required,
+    )
+
+
+def _as_share(seen: Observation, claimed: float) -> Observation:
+    """Of what the claim names for its cell."""
+    if claimed == 1:
+        return seen
+    intervals = (
+        Interval(
+            estimate=each.estimate / claimed,
+            low=each.low / claimed,
+            high=each.high / claimed,
+            level=each.level,
+        )
+        for each in seen.intervals
+    )
+    return msgspec.structs.replace(seen, intervals=tuple(intervals))
 
 
 def _control(file: ProtocolFile, seen: Observation) -> Control:
     least, greatest, what = _limits(file)
+    return _within(least, greatest, what, seen)
+
+
+def _within(least: float, greatest: float, what: str, seen: Observation) -> Control:
     found = bool(seen.intervals) and seen.latency != Verdict.VOID
     return Control(
         what=what,
@@ -201,6 +264,19 @@ def _bytes_of(result: ArmResult, baseline: ArmResult) -> Observation:
     share = int(result.memory["reachable_bytes"]) / int(baseline.memory["reachable_bytes"])
     counted = Interval(estimate=share, low=share, high=share, level=1.0)
     return msgspec.structs.replace(bare, intervals=(counted,))
+
+
+def _gated(result: ArmQuality, quantity: Quantity) -> Observation:
+    """A figure of the quality gates; an arm without samples has none."""
+    found = {} if result.quantities is UNSET else result.quantities
+    interval = found.get(quantity.value)
+    return Observation(
+        intervals=() if interval is None else (interval,),
+        gpu=result.cell.device,
+        model=result.cell.model,
+        quality=result.verdict.quality,
+        next_step=result.verdict.next_step,
+    )
 
 
 def _bias(result: CalibrationResult, bias: Bias | None) -> Observation:

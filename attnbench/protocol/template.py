@@ -16,7 +16,9 @@ quality = true  # judge outputs against SDPA on real text, where weights are tra
 [claim]
 statement = "On the embedded model INT8 keeps at most 30 % of a float32 cache's bytes."
 arm = "int8_kv"
-quantity = "kv-bytes"  # of the arm over the baseline; or speed-up: baseline's time over the arm's
+quantity = "kv-bytes"  # of the arm over the baseline; or speed-up: baseline's time over the arm's;
+# or of the quality gates: cosine, over-random, selection-skill, perplexity-change, kept-share,
+# bound-violations, for which nothing is timed and [[require]] says what has to be so of an arm
 direction = "at-most"  # or at-least; or about, with a tolerance relative to the bound
 bound = 0.3
 reach = "this-model"  # or this-gpu (a cell names it), or universal (then one place only refutes it)

@@ -33,7 +33,8 @@ class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
     """How much is run: `windows` of text, `steps` decode steps of each for the local gate and
     `logit_steps` for the compounded one (0: not run), after `context` prefilled tokens; texts with
     facts in them (`haystacks`); whether the kept mass of every head is measured, whether the tokens
-    that are kept are mapped over the text, and whether the local gate is also run on made-up data
+    that are kept are mapped over the text, whether bounds that methods hold are held against the
+    logits, and whether the local gate is also run on made-up data
     and random weights (`contrast`)."""
 
     context: int
@@ -43,6 +44,7 @@ class QualityCounts(msgspec.Struct, frozen=True, kw_only=True):
     haystacks: int = 0
     kept_mass: bool = False
     kept_map: bool = False
+    bounds: bool = False
     contrast: bool = False
 
     @property

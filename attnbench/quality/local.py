@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from attnbench.protocol.family import Family
+from attnbench.quality.bounds import bound_violations
 from attnbench.quality.candidates import Candidate, Progress, Roster
 from attnbench.quality.kept_map import named
 from attnbench.quality.kept_mass import kept_mass, last_step
@@ -45,12 +46,19 @@ class LocalGate:
     """Gathers the samples of every candidate that goes, one window after the other."""
 
     def __init__(
-        self, roster: Roster, seed: int, *, kept_mass: bool = False, kept_map: bool = False
+        self,
+        roster: Roster,
+        seed: int,
+        *,
+        kept_mass: bool = False,
+        kept_map: bool = False,
+        bounds: bool = False,
     ) -> None:
         self._roster = roster
         self._seed = seed
         self._measures_mass = kept_mass
         self._maps = kept_map
+        self._holds_bounds = bounds
         self._once: dict[str, dict[str, list[Any]]] = {}  # by layer, of the first window
         self._parts: dict[str, list[list[Parts]]] = {}
         self._deterministic: dict[str, bool] = {}
@@ -130,6 +138,10 @@ class LocalGate:
         if self._maps and candidate.method.family is not Family.EXACT:
             told = named(candidate.method, trace, candidate.kernel)
             found |= {"kept_map": _floats(told.shares), "map_outside": np.float32(told.outside)}
+        if self._holds_bounds:
+            violated = bound_violations(candidate.method, trace, candidate.kernel)
+            if violated is not None:
+                found["bound_violations"] = _floats(violated)
         return found
 
     def _stacked(self, label: str) -> GateArrays:
@@ -160,7 +172,10 @@ def _judged(
         "kept_share": torch.tensor(ran.kept_share),
     }
     if candidate.method.family is not Family.EXACT:
-        parts |= nulls.at(sum(ran.kept_share) / len(ran.kept_share))
+        share = sum(ran.kept_share) / len(ran.kept_share)
+        parts |= nulls.at(share)
+        if candidate.method.together > 1 and 0 < share < WHOLE:
+            parts["null_random_blocks"] = nulls.blocks_at(share, candidate.method.together)
     return {name: _floats(part) for name, part in parts.items()}
 
 

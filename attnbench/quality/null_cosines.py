@@ -37,6 +37,13 @@ class NullCosines:
         """What the exact weights take, which are kept for budgets still to come."""
         return self._weights.weights.nbytes
 
+    def blocks_at(self, kept_share: float, block: int) -> Tensor:
+        """Random whole blocks of so many rows, of this share of the cached ones."""
+        kept = min(round(kept_share * self._weights.rows), self._weights.rows)
+        generator = torch.Generator().manual_seed(self._seed)
+        draws = self._weights.random_blocks(kept, block, RANDOM_DRAWS, generator)
+        return torch.stack([self._cosine(draw) for draw in draws]).mean(0)
+
     def at(self, kept_share: float) -> Mapping[str, Tensor]:
         """Selections of this share of the cached rows: random, recent, by value norm, oracle."""
         kept = min(round(kept_share * self._weights.rows), self._weights.rows)

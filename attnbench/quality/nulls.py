@@ -68,10 +68,28 @@ class ExactWeights:
         """
         for _ in range(draws):
             lots = torch.rand(self.v.shape[:2], generator=generator)
-            rows = lots.topk(kept, dim=-1).indices.to(self.v.device)
-            index = rows[:, None, None].expand(*self.weights.shape[:-1], kept)
-            values = self.v.gather(1, rows[..., None].expand(-1, -1, self.v.shape[-1]))
-            yield _attend(self.weights.gather(-1, index), values)
+            yield self._over(lots.topk(kept, dim=-1).indices.to(self.v.device))
+
+    def random_blocks(
+        self, kept: int, block: int, draws: int, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """The same over whole blocks of rows, as many as come nearest to `kept` rows."""
+        count = -(-self.rows // block)
+        blocks = min(max(1, round(kept / block)), count)
+        places = torch.arange(block)
+        for _ in range(draws):
+            lots = torch.rand((self.v.shape[0], count), generator=generator)
+            first = lots.topk(blocks, dim=-1).indices * block
+            rows = (first[..., None] + places).flatten(1)
+            yield self._over(rows.to(self.v.device))
+
+    def _over(self, rows: Tensor) -> Tensor:
+        """One output over rows [Hkv,K] of each KV head, of which those beyond the last drop out."""
+        real = rows < self.rows
+        rows = rows.clamp(max=self.rows - 1)
+        index = rows[:, None, None].expand(*self.weights.shape[:-1], rows.shape[-1])
+        values = self.v.gather(1, rows[..., None].expand(-1, -1, self.v.shape[-1]))
+        return _attend(self.weights.gather(-1, index) * real[:, None, None], values)
 
     def _attend(self, weights: Tensor) -> Tensor:
         return _attend(weights, self.v)

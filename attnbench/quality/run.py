@@ -180,7 +180,13 @@ def gate_windows(
     place = (loaded, capacity, dtype, device)
     surveyed = layers_of(*place)
     roster.launch_alike(next(layer.shape for layer in surveyed if layer.window is None))
-    local = LocalGate(roster, seed, kept_mass=counts.kept_mass, kept_map=counts.kept_map)
+    local = LocalGate(
+        roster,
+        seed,
+        kept_mass=counts.kept_mass,
+        kept_map=counts.kept_map,
+        bounds=counts.bounds,
+    )
     compounded, needles = CompoundedGate(roster), NeedleGate(roster)
     most = rows_at_once(surveyed)
     turns = evenly(material.windows.to(device), most)

@@ -48,7 +48,8 @@ class GateArrays:
     the same q, k and v; `kept_share` is [W,L,S]. The rest of the local part is [W,L,H], averaged
     over steps: `floor_*` is SDPA against float64, `math_flash_*` SDPA's math backend against its
     flash backend at the last step (NaN where there is none here), `null_*` the cosine of the null
-    models at the arm's own kept share. `kept_mass` [1,L,H] is of the
+    models at the arm's own kept share (`null_random_blocks`: of a method that takes whole blocks of
+    tokens, random blocks of as many). `kept_mass` [1,L,H] is of the
     first window, `most_mass` [1,L] the most that a selection of the declared share keeps there,
     `compact` [1,L] 1 where the layer reads nothing but what it keeps, and keeps no more than it
     declares. The compounded part, [W,T] over T steps inside the model: `kl_nats` (SDPA's next-token
@@ -61,7 +62,8 @@ class GateArrays:
     window, where it was mapped: `kept_map` [1,L,S,H,P] is the share of each of P bins of `map_bin`
     [1] tokens that a head attended to, NaN where there was nothing to see or the layer could not
     tell; `map_outside` [1,L] the most weight that a head gave in the last step to tokens that its
-    layer did not name; `map_text` [P] the text of the bins.
+    layer did not name; `map_text` [P] the text of the bins. `bound_violations` [1,L,S,H] is the
+    share of blocks with a logit above what the layer bounds it by.
     """
 
     context: NDArray[np.int64]  # [1], tokens before the first step
@@ -95,6 +97,8 @@ class GateArrays:
     kept_map: Floats = field(default_factory=_not_run)
     map_outside: Floats = field(default_factory=_not_run)
     map_bin: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    bound_violations: Floats = field(default_factory=_not_run)
+    null_random_blocks: Floats = field(default_factory=_not_run)
     map_text: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, np.str_))
     text_nats: Floats = field(default_factory=_not_run)
     vocabulary: Floats = field(default_factory=_not_run)

@@ -41,7 +41,9 @@ def claim_lines(done: Concluded) -> Iterator[Text]:
     yield Text(f"claimed: {file.claim.quantity.value} {direction} {bound:g}")
     for cell in judgement.cells:
         yield Text(_observed(cell, other, of_several=len(judgement.cells) > 1))
-        yield Text(_control(cell.control, other))
+        yield Text(_control("control", cell.control, other))
+        for each in cell.required:
+            yield Text(_control("required", each, other))
     yield Text(_promised(done))
     yield Text(f"sessions of this run: {done.sessions}; of this protocol: {done.of_protocol}")
     yield Text(f"to publish: {done.text}")
@@ -52,14 +54,14 @@ def _observed(cell: CellJudgement, other: str, *, of_several: bool) -> str:
     return f"observed{where} {_intervals(cell.intervals, other)}"
 
 
-def _control(control: Control, other: str) -> str:
+def _control(name: str, control: Control, other: str) -> str:
     sides = (
         "" if control.least is None else f"at least {control.least:.4g}",
         "" if control.greatest is None else f"at most {control.greatest:.4g}",
     )
     found = "found" if control.found else "NOT FOUND"
     wanted = ", ".join(filter(None, sides))
-    return f"control {found}: {control.what} {wanted}; {_intervals(control.intervals, other)}"
+    return f"{name} {found}: {control.what} {wanted}; {_intervals(control.intervals, other)}"
 
 
 def _intervals(intervals: Sequence[Interval], other: str) -> str:

@@ -14,7 +14,7 @@ from attnbench.protocol.adjudication import adjudicate
 from attnbench.protocol.claim_log import import_claims
 from attnbench.protocol.registration import register
 from tests.measure.test_by_results import claim, run
-from tests.measure.test_promised import KEYED, SOURCE, Bench
+from tests.measure.test_promised import GATED, KEYED, SOURCE, Bench
 from tests.measure.test_recompute import HERE
 from tests.protocol.claims import CLAIMS, import_claim
 from tests.protocol.texts import ORDER, source_of
@@ -90,16 +90,17 @@ def test_a_protocols_verdict_is_built_again_from_the_results_that_it_cites(tmp_p
     assert_told(bench.ledger, honest, forged, "verdict.claim")
 
 
-def test_so_is_one_that_decides_an_imported_claim_and_one_about_order(tmp_path):
+def test_so_is_one_that_decides_an_imported_claim_one_about_order_and_one_of_the_gates(tmp_path):
     bench = Bench(tmp_path)
     import_claim(bench.ledger, "DCR-18")
     order = source_of(ORDER)
-    for source in (KEYED, order):
+    for source in (KEYED, order, GATED):
         register(bench.ledger, source)
         bench.run(source=source)
-    _, keyed, ordered = bench.records(Kind.CLAIM)
+    _, keyed, ordered, gated = bench.records(Kind.CLAIM)
     again = found(bench.ledger)
     assert again[keyed.id].outcome is again[ordered.id].outcome is Outcome.SAME
+    assert again[gated.id].outcome is Outcome.SAME
     unlike = worded(bench.ledger, keyed, claim="what the file says of itself")
     assert_told(bench.ledger, ordered, unlike, "claim")
 

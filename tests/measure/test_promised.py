@@ -29,12 +29,13 @@ from attnbench.report.claim_text import claim_lines
 from tests.measure.fake_workers import FakeWorkers, NoteTaker
 from tests.measure.planned import plan
 from tests.protocol.claims import import_claim
-from tests.protocol.texts import ORDER, SPEED, source_of
+from tests.protocol.texts import ORDER, QUALITY, SPEED, source_of
 
 QUICK = ("[publish]", '[schedule]\npreset = "quick"\nsessions = 3\n[publish]')
 SOURCE = source_of(SPEED, QUICK)
 IDENTITY = inspect("embedded").identity
 FAST = {"int8_kv,impl=torch": 500.0, "sink_window,window=64,impl=torch": 800.0, "zero_cost": 400.0}
+INT8, SINK = "int8_kv,impl=torch", "sink_window,window=64,impl=torch"
 SESSIONS = ["pilot", 0, 1, 2, "memory", "quality"]
 TIMED = SESSIONS[:4]
 RESULTS = 6  # the baseline pair, the other exact arm, the two of the file, zero_cost
@@ -235,6 +236,43 @@ def test_where_nothing_was_promised_the_exploratory_verdict_is_shown_as_one(benc
     assert row["verdict"] == "SUPPORTED (exploratory)"
 
 
+GATED = source_of(QUALITY)
+
+
+@pytest.mark.parametrize(("cosine", "verdict"), [(0.995, "SUPPORTED"), (0.97, "FALSIFIED")])
+def test_a_claim_about_a_figure_of_the_gates_is_decided_by_them_and_nothing_is_timed(
+    bench, cosine, verdict
+):
+    register(bench.ledger, GATED)
+    workers = Workers(cosine={INT8: cosine, SINK: 0.5})
+    done = bench.run(workers, GATED)
+    assert list(workers.tasks) == ["quality"]
+    (registration,) = bench.records(Kind.REGISTRATION)
+    results, claim = bench.records(Kind.RESULT), bench.only_claim()
+    assert [each.body["arm"] for each in results] == [INT8, SINK, "sdpa,backend=math"]
+    assert claim.cites == (registration.id, *(result.id for result in results))
+    assert {result.cites[0] for result in results} == {registration.id}
+    body = claim.body
+    assert (body["quantity"], body["verdict"]["claim"]) == ("cosine", verdict)
+    assert body["observed"]["value"] == pytest.approx(cosine)
+    assert [each["found"] for each in body["required"]] == [True]
+    assert done.timing is Timing.PROSPECTIVE
+    assert any("required found: kept-share of int8_kv" in str(it) for it in claim_lines(done))
+    assert verify(bench.ledger.path).is_sound
+
+
+def test_a_run_of_the_gates_that_was_killed_goes_on_without_running_them_again(bench):
+    register(bench.ledger, GATED)
+    workers = Workers(cosine={INT8: 0.995, SINK: 0.5})
+    with pytest.raises(Killed):
+        bench.run(workers, GATED, ledger=Dying(bench.ledger.path, 3, written=True))
+    again = Workers(cosine={INT8: 0.1})
+    done = bench.run(again, GATED, resume=True)
+    assert list(again.tasks) == []
+    assert done.judgement.verdict.outcome is Outcome.SUPPORTED
+    assert len(bench.records(Kind.RESULT)) == 3
+
+
 KEYED = source_of(SPEED, QUICK, ("[claim]", '[claim]\nkey = "DCR-18"'))
 
 
@@ -272,6 +310,8 @@ def test_an_exploratory_run_decides_no_imported_claim(bench):
         ({}, {"baseline": "sdpa"}, "baseline is 'sdpa' there and 'strongest' here"),
         ({}, {"models": ["preset:a", "b"]}, "model of cell 1 is preset:a or b there"),
         ({}, {"context": 32000}, "context of cell 1 is 32000 there and 1024 here"),
+        ({}, {"least_context": 4096}, "context of cell 1 is at least 4096 there and 1024 here"),
+        ({}, {"claimed": {"1024": 1.5}}, "claimed, by context, is {'1024': 1.5} there and"),
         ({}, {"batch": 4}, "batch of cell 1"),
         ({}, {"dtype": "bfloat16"}, "dtype of cell 1"),
         ({}, {"device": "cuda"}, "device of cell 1"),

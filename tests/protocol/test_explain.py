@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attnbench.protocol.explain import explained
-from tests.protocol.texts import ORDER, SPEED, file_of
+from tests.protocol.texts import ORDER, QUALITY, SPEED, file_of
 
 CHANGES = [
     ("arms =", 'baseline = "sdpa"\narms ='),
@@ -28,6 +28,12 @@ CHANGES = [
         (ORDER, [], "claim", "is about 1.09, give or take 2 % of that. It is claimed of every GPU"),
         (ORDER, [], "control", "In randomised blocks the two must be equal within 1 %"),
         (ORDER, [], "quality", "Not judged."),
+        (QUALITY, [], "claim", "the cosine of int8_kv's outputs with SDPA's, averaged"),
+        (QUALITY, [], "measured", "int8_kv, sink_window,window=64, and exact attention computed in"),
+        (QUALITY, [], "schedule", "Nothing is timed."),
+        (QUALITY, [], "required", "must be at least 0.99, or the run says nothing. It attends to"),
+        (QUALITY, [], "decided", "SUPPORTED where the 95 % interval, t over offsets, lies"),
+        (QUALITY, [], "quality", "by the default bands; shown beside it"),
     ],
 )  # fmt: skip
 def test_each_part_is_said_in_words(text, changes, heading, said):

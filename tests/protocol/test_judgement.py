@@ -5,13 +5,21 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from attnbench.protocol.appraisal import ArmQuality
 from attnbench.protocol.calibration_result import ORDER_EFFECT, Bias, CalibrationResult
 from attnbench.protocol.cell import Role
 from attnbench.protocol.claim import ClaimReason, Outcome
-from attnbench.protocol.judgement import judge, order_seen, published, seen_in
+from attnbench.protocol.judgement import (
+    judge,
+    order_seen,
+    published,
+    quality_seen,
+    seen_in,
+)
 from attnbench.protocol.result import Interval
 from tests.protocol.results import CELL, interval, result
-from tests.protocol.texts import ORDER, SPEED, file_of
+from tests.protocol.texts import ORDER, QUALITY, SPEED, file_of
+from tests.report import ledgers
 
 INT8, SINK = "int8_kv,impl=torch", "sink_window,window=64,impl=torch"
 LABELS = {"int8_kv": INT8, "sink_window,window=64": SINK}
@@ -196,3 +204,70 @@ def test_every_interval_has_to_clear_the_bound():
     low = Interval(estimate=1.3, low=1.2, high=1.5, level=0.95)
     results[2] = msgspec.structs.replace(results[2], robust_ratio=low)
     assert outcome(file_of(), results)[0] is Outcome.INCONCLUSIVE
+
+
+def gated(label: str, **figures: float | tuple[float, float]) -> ArmQuality:
+    """What the gates say of an arm: figures, or their intervals."""
+    made = msgspec.convert(ledgers.appraisal("q1", label), ArmQuality)
+    found = {}
+    for name, value in figures.items():
+        low, high = value if isinstance(value, tuple) else (value, value)
+        found[name.replace("_", "-")] = Interval(
+            estimate=(low + high) / 2, low=low, high=high, level=0.95
+        )
+    return msgspec.structs.replace(made, quantities=found)
+
+
+def by_gates(cosine=(0.991, 0.995), control=0.5, share=1.0, **changes):
+    file = file_of(QUALITY)
+    if changes:
+        part = msgspec.structs.replace(file.cell[0], **changes)
+        file = msgspec.structs.replace(file, cell=(part,))
+    results = (gated(INT8, cosine=cosine, kept_share=share), gated(SINK, cosine=control))
+    return judge(file, [quality_seen(file, file.cell[0], results, LABELS)])
+
+
+@pytest.mark.parametrize(
+    ("seen", "said"),
+    [
+        ({}, (Outcome.SUPPORTED, ClaimReason.BOUND_HELD)),
+        ({"cosine": (0.98, 0.989)}, (Outcome.FALSIFIED, ClaimReason.BOUND_MISSED)),
+        ({"cosine": (0.98, 0.991)}, (Outcome.INCONCLUSIVE, ClaimReason.BOUND_NOT_RESOLVED)),
+        ({"control": 0.95}, (Outcome.VOID, ClaimReason.CONTROL_NOT_FOUND)),
+        ({"share": 0.5}, (Outcome.VOID, ClaimReason.REQUIREMENT_MISSED)),
+        (
+            {"share": 0.5, "cosine": (0.98, 0.989)},
+            (Outcome.VOID, ClaimReason.REQUIREMENT_MISSED),
+        ),
+    ],
+)
+def test_a_figure_of_the_gates_decides_where_what_is_required_of_the_arm_is_so(seen, said):
+    judgement = by_gates(**seen)
+    assert (judgement.verdict.outcome, judgement.verdict.reason) == said
+    (required,) = judgement.decisive.required
+    assert required.found == ("share" not in seen)
+
+
+def test_an_arm_without_samples_decides_nothing():
+    file = file_of(QUALITY)
+    bare = msgspec.structs.replace(gated(INT8), quantities={})
+    seen = quality_seen(file, file.cell[0], (bare, gated(SINK, cosine=0.5)), LABELS)
+    assert judge(file, [seen]).verdict.outcome is Outcome.VOID  # what is required was not seen
+    open_file = msgspec.structs.replace(file, require=())
+    seen = msgspec.structs.replace(bare)
+    seen = quality_seen(open_file, file.cell[0], (seen, gated(SINK, cosine=0.5)), LABELS)
+    verdict = judge(open_file, [seen]).verdict
+    assert (verdict.outcome, verdict.reason) == (Outcome.INCONCLUSIVE, ClaimReason.NOT_MEASURED)
+
+
+def test_a_value_is_held_against_the_bound_as_a_share_of_what_is_claimed_for_its_cell():
+    assert by_gates(claimed=2.0).verdict.outcome is Outcome.FALSIFIED
+    assert by_gates(claimed=2.0).decisive.value == pytest.approx(0.993 / 2)
+    two = file_of(SPEED, TWO_CELLS, EVERY, ("bound = 1.4", "bound = 1.0"))
+    parts = tuple(
+        msgspec.structs.replace(part, claimed=claimed)
+        for part, claimed in zip(two.cell, (1.5, 4.2), strict=True)
+    )
+    two = msgspec.structs.replace(two, cell=parts)
+    assert outcome(two, cell(1.6), cell(4.5))[0] is Outcome.SUPPORTED
+    assert outcome(two, cell(1.6), cell(3.0))[0] is Outcome.FALSIFIED

@@ -12,6 +12,7 @@ from attnbench.protocol.presets import CANONICAL, RIGOROUS, SEQUENTIAL
 from attnbench.protocol.reading import BadProtocol, read, read_file
 from attnbench.protocol.template import template
 from tests.protocol.texts import ORDER, SPEED, changed, file_of
+from tests.protocol.texts import QUALITY as GATED
 
 CELL = SPEED[SPEED.index("[[cell]]") : SPEED.index("[control]")]
 CONTROL = SPEED[SPEED.index("[control]") : SPEED.index("[publish]")]
@@ -222,3 +223,32 @@ def test_a_verdict_has_to_clear_the_bound_where_it_is_about_faster_or_slower(
 ):
     claim = ('"at-least"\nbound = 1.4', f'"{direction}"\nbound = {bound}')
     assert file_of(SPEED, claim).to_clear() == pytest.approx(to_clear)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("[claim]", 'baseline = "sdpa"\n[claim]'), "baseline: leave it out"),
+        (("[claim]", "quality = false\n[claim]"), "quality: cannot be false"),
+        (("[publish]", "[schedule]\nsessions = 4\n[publish]"), "schedule.sessions: leave it out"),
+        (("[publish]", "[decision]\nlevel = 0.9\n[publish]"), "decision.level: leave it out"),
+        (("[publish]", "[gates.top-1]\npass_from = 0.9\n[publish]"), "gates: leave it out"),
+        (('"step"', '"attention"'), "cell 1: scope step, mode eager and batch 1"),
+        (('model = "embedded"', 'model = "preset:llama-3.2-1b"'), "cell 1.model: random weights"),
+        (
+            ('arm = "int8_kv"\nquantity = "kept', 'arm = "int4"\nquantity = "kept'),
+            "is not among arms",
+        ),
+        (("least = 0.99\n", ""), "require 1: limits nothing"),
+        (("least = 0.99", "least = 0.99\ngreatest = 0.9"), "require 1: limits nothing"),
+        (('"kept-share"', '"speed-up"'), "require 1: goes with quantities of the quality gates"),
+    ],
+)
+def test_a_claim_about_a_figure_of_the_gates_has_nothing_that_is_about_time(change, said):
+    assert any(said in problem for problem in problems(change, text=GATED))
+
+
+def test_what_is_required_goes_with_such_a_claim_alone():
+    require = '[[require]]\narm = "int8_kv"\nquantity = "kept-share"\nleast = 0.5\nwhy = "."\n'
+    (said,) = problems(("[publish]", f"{require}[publish]"))
+    assert "goes with quantities of the quality gates" in said

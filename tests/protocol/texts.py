@@ -83,3 +83,44 @@ def source_of(text: str = SPEED, *changes: tuple[str, str]) -> Source:
 
 def file_of(text: str = SPEED, *changes: tuple[str, str]) -> ProtocolFile:
     return source_of(text, *changes).file
+
+
+QUALITY = """\
+id = "as-good"
+title = "INT8 is as good"
+source = "a test"
+arms = ["int8_kv", "sink_window,window=64"]
+
+[claim]
+statement = "int8_kv keeps a cosine of .99"
+arm = "int8_kv"
+quantity = "cosine"
+direction = "at-least"
+bound = 0.99
+reach = "this-model"
+
+[[cell]]
+model = "embedded"
+context = 1024
+dtype = "float32"
+device = "cpu"
+scope = "step"
+mode = "eager"
+
+[control]
+arm = "sink_window,window=64"
+direction = "at-most"
+bound = 0.9
+why = "It leaves tokens out."
+
+[[require]]
+arm = "int8_kv"
+quantity = "kept-share"
+least = 0.99
+why = "It attends to all."
+
+[publish]
+if_holds = "It is as good."
+if_fails = "It is not as good."
+void_if = ["the control is not found"]
+"""
