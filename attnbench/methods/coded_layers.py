@@ -72,7 +72,7 @@ class CodedLayer(MethodLayer):
 
     def attended_rows(self, q: Tensor) -> Tensor:
         """What the codes choose, once more, and the newest token."""
-        shape, tokens = self.shape, self.cache.length.tokens
+        shape, tokens = self.shape, self.length.tokens
         grouped = q.reshape(shape.batch, shape.kv_heads, shape.group, shape.head_dim)
         digits, worth = digits_of(grouped, self.step, shape.scale)
         codes = unpacked(self.codes[:, :, :tokens], self.method.bits)

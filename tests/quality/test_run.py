@@ -118,6 +118,8 @@ def test_windows_that_are_decoded_at_once_give_what_each_gives_alone(monkeypatch
         found, _ = gate_tiny(Sdpa(), ZeroCost(), counts=counts)
         for label, arrays in found.items():
             for name, value in vars(arrays).items():
+                if name == "map_text":
+                    continue
                 np.testing.assert_allclose(
                     value, getattr(at_once[label], name), atol=2e-5, err_msg=name
                 )
