@@ -101,11 +101,13 @@ def stepped(spec: str, trial: Trial):
 
 
 def test_a_kernel_conforms():
-    every = planned(registry.parse(SHARE), DEVICE, COVERING[:2], (torch.float16,))
-    # What turns one row after another launches a hundred steps, in seconds each.
-    checks = [attempted(name, check) for name, check in every if "attended" not in name]
+    every = planned(registry.parse(SHARE), DEVICE, COVERING[:1], (torch.float16,))
+    slow = ("attended", "configurations", "reset")  # tens of launches each; see below, and parity
+    checks = [
+        attempted(name, check) for name, check in every if not any(word in name for word in slow)
+    ]
     assert [check for check in checks if check.outcome is Outcome.FAILED] == []
-    assert sum(check.passed for check in checks) >= 10
+    assert sum(check.passed for check in checks) >= 7
 
 
 def test_where_all_would_be_pruned_the_last_block_is_kept_and_the_heads_are_counted():
