@@ -100,15 +100,16 @@ class LocalGate:
 
     def _add_layers(self, turn: Sequence[_Layer], progress: Progress) -> None:
         for candidate in self._roster.going():
+            for layer in turn:
+                progress(f"layer {layer.trace.shape.layer}, {candidate.label}")
             with self._roster.attempt(candidate):
-                self._add(candidate, turn, progress)
+                self._add(candidate, turn)
 
-    def _add(self, candidate: Candidate, turn: Sequence[_Layer], progress: Progress) -> None:
+    def _add(self, candidate: Candidate, turn: Sequence[_Layer]) -> None:
         first, label = self._windows == 0, candidate.label
         ran, once = [], []
         with self._roster.held_still():
             for layer in turn:
-                progress(f"layer {layer.trace.shape.layer}, {label}")
                 ran.append(replay(candidate.method, layer.trace, candidate.kernel))
                 if first:
                     same = same_again(candidate.method, layer.trace, ran[-1], candidate.kernel)
