@@ -52,12 +52,12 @@ class FlashDecode(Method):
         the ring alone what it runs on."""
         from attnbench.methods.split_kv import has_ring, require_triton
 
-        require_triton(self.name, shape)
         if self.kernel == "ring" and not has_ring(shape):
             raise Unsupported(
                 f"{self.label}: the ring kernel does not run this layer here",
                 hint="it needs compute capability 9.0, 16 bits and head dimension 64 or 128",
             )
+        require_triton(self.name, shape)
 
     def configurations(self, shape: LayerShape) -> tuple[KernelConfig, ...]:
         """Which of the two kernels, its tiles, splits, warps and stages."""

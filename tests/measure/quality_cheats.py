@@ -48,6 +48,21 @@ class JudgesItself(FewTokens):
             needles._scored = lambda logits, asked: needles.Answer(0.0, 1)
 
 
+class JudgesItselfOnce(FewTokens):
+    """Replaces what compares outputs by what puts the own one back as soon as it is called."""
+
+    name: ClassVar[str] = "judges_itself_once"
+
+    class spoilt(FewTokensLayer):  # noqa: N801
+        def decode(self, q, k, v):
+            def flattering(output, exact):
+                local.head_metrics = head_metrics
+                return head_metrics(exact, exact)
+
+            local.head_metrics = flattering
+            return super().decode(q, k, v)
+
+
 class PatchesInTheModel(FewTokens):
     """Waits until it is inside the model."""
 

@@ -77,6 +77,12 @@ def test_who_replaces_what_judges_it_is_out_and_what_it_replaced_is_named(found,
     assert what in failure.message
 
 
+def test_who_puts_back_what_judges_it_when_it_is_judged_is_seen_before(household):
+    outputs_only = msgspec.structs.replace(COUNTS, logit_steps=0, haystacks=0)
+    found = run_judging(task(f"{CHEATS}:JudgesItselfOnce", counts=outputs_only), Muted(), household)
+    assert "attnbench.quality.local.head_metrics" in found.failures["judges_itself_once"].message
+
+
 def test_the_other_arms_are_judged_as_if_it_had_not_been_there(found, household):
     alone = run_judging(
         task("sdpa", f"{CHEATS}:FewTokens", "int8_kv,impl=torch"), Muted(), household

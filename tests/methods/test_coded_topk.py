@@ -224,6 +224,15 @@ def test_bytes_are_those_of_codes_their_widths_and_the_rows_that_are_meant():
     assert layer.bytes_read() < 0.17 * 4097 * trial.shape.row_bytes
 
 
+def test_rows_of_eight_bits_are_half_the_bytes_and_their_scales_are_read_too():
+    trial = Trial.make(Case(4096, 64, 4, batch=2), torch.float16, CPU, 1)
+    layer, _ = prefilled(CodedTopK(rows="int8", impl="torch"), trial)
+    pairs, meant = 4, CodedTopK().quota(4096).expected
+    assert layer.bytes_read() == pairs * (4096 * 16 + 64 * 4 + (meant + 1) * 128 + 2 * 64 * 4)
+    held = sum(tensor.nbytes for tensor in layer.rows.tensors())
+    assert held == pairs * (trial.shape.capacity * 128 + 2 * 64 * 4)
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [

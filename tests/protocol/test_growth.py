@@ -72,6 +72,19 @@ def test_the_limit_is_a_share_of_time():
     assert looks_untimed(more)
 
 
+def test_a_visit_may_hold_half_of_what_recurs_according_to_where_it_begins():
+    """A hundredth of the time is spared beside it."""
+    run = growth(steps(1000, 100, 1000.0), steps(20, 20, 100.0))
+    half, less = (
+        msgspec.structs.replace(run, timed=stretch_of(steps(count, count, 1000.0)))
+        for count in (200, 230)
+    )
+    assert run.worse.share == pytest.approx(0.1)
+    assert half.timed.share == pytest.approx(0.05)
+    assert not looks_untimed(half)
+    assert looks_untimed(less)
+
+
 def test_a_session_from_before_there_was_such_a_run_has_none():
     from attnbench.measure.answers import SessionResult
 

@@ -94,6 +94,8 @@ def above(shares, baseline=(2.0, 2.01, 1.99)):
         ((0.005, 0.006, 0.004), ("PASS", "within-margin")),
         ((-0.05, 0.05, 0.0), ("MARGINAL", "not-resolved")),  # a mean of 0 that may be 5 %
         ((0.03, 0.03, 0.031), ("MARGINAL", "not-resolved")),
+        ((0.049, 0.0495, 0.049), ("MARGINAL", "not-resolved")),
+        ((0.051, 0.0515, 0.051), ("KILL", "above-margin")),
         ((0.10, 0.10, 0.11), ("KILL", "above-margin")),
         ((0.10, -0.05, 0.2), ("MARGINAL", "not-resolved")),
     ],

@@ -13,6 +13,8 @@ from attnbench.quality.candidates import Candidate, Roster
 from attnbench.quality.capture import routed
 from attnbench.quality.needles import (
     NeedleGate,
+    _answers,
+    _ids,
     _scored,
     facts_in,
     haystacks,
@@ -100,6 +102,17 @@ def test_logits_that_are_not_finite_are_no_hit():
     found = _scored(torch.full((3, 4), torch.nan), QUESTION)
     assert np.isnan(found.nats)
     assert found.rank == 5
+
+
+def test_of_questions_of_unequal_length_each_is_scored_at_its_own_end():
+    longer = Question(QUESTION.fact, 0, (5, 6, 7), (1, 3))
+    turn, rows = [QUESTION, longer], 3
+    ids = _ids(torch.tensor([[9, 8]]), turn, rows)
+    assert ids.tolist() == [[9, 8, 5, 6, 2, 2], [9, 8, 5, 6, 7, 1], [9, 8, 5, 6, 7, 1]]
+    logits = torch.randn(4, rows, 8)  # of the four tokens that are fed after the text
+    alone = [_scored(logits[:3, 0], QUESTION), _scored(logits[:, 1], longer)]
+    assert _answers(logits, turn) == alone
+    assert alone[0] != _scored(logits[:, 0], QUESTION)
 
 
 class Words(Letters):
